@@ -1,0 +1,163 @@
+//! Every bound of the system, with its unit and its reason, and the relations between them.
+//!
+//! A limit that an operator may change is the *default* of an option; one that protects memory
+//! before anything is known about the sender is a constant. The code that meets a limit answers with
+//! an error that names it.
+
+use super::time::Span;
+
+// Keys and requests (API.md, 413 too_large).
+
+/// Longest key in bytes.
+pub const KEY_BYTES_MAX: usize = 4 * 1024;
+/// Longest value in bytes.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest request body in bytes: a largest value plus the JSON and base64 around a transaction.
+pub const REQUEST_BYTES_MAX: usize = 1024 * 1024 + 512 * 1024;
+/// Most operations in one transaction, compares counted apart from each branch.
+pub const TXN_OPERATIONS_MAX: usize = 128;
+/// Longest lock or election name in bytes, before percent-encoding. Each byte may become three, and
+/// the whole key `_elections/<name>/<lease>` must stay a legal key.
+pub const NAME_BYTES_MAX: usize = 1024;
+/// Longest free text `info` of a lease in bytes.
+pub const INFO_BYTES_MAX: usize = 1024;
+/// Longest idempotency key in bytes (API.md: 1 to 128 visible ASCII).
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Most slots of a semaphore.
+pub const SLOTS_MAX: u32 = 10_000;
+/// Keys in one page of a list unless the caller names fewer.
+pub const LIST_KEYS_DEFAULT: usize = 1_000;
+/// Most keys in one page of a list.
+pub const LIST_KEYS_MAX: usize = 10_000;
+/// Bytes of keys and values after which a page of a list, or a part of a watch's first snapshot,
+/// ends early: one answer must not hold megabytes for a slow reader.
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+// The replicated state.
+
+/// Live bytes of keys, values and history above which writes are refused (507).
+pub const STORE_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// Most leases at once.
+pub const LEASES_MAX: usize = 100_000;
+/// Most waiters and holders in one lock or election queue.
+pub const QUEUE_LENGTH_MAX: usize = 10_000;
+/// How long an idempotency key is remembered at least, in milliseconds of the leader's wall clock.
+pub const IDEMPOTENCY_MILLIS_MIN: u64 = 10 * 60 * 1_000;
+/// Most idempotency keys remembered at once; when all are younger than the minimum age, a request
+/// with a new one is refused (429).
+pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
+/// Most requests of one boot of one node whose fate is remembered above its floor.
+pub const DEDUPE_WINDOW_MAX: usize = 65_536;
+/// Revisions of history kept for watches and reads of the past.
+pub const HISTORY_REVISIONS_DEFAULT: u64 = 10_000;
+/// Bytes of history kept for watches and reads of the past.
+pub const HISTORY_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+
+// Leases.
+
+/// Shortest time to live.
+pub const TTL_MIN: Span = Span::from_secs(1);
+/// Longest time to live.
+pub const TTL_MAX: Span = Span::from_secs(24 * 60 * 60);
+/// Time to live when the caller names none.
+pub const TTL_DEFAULT: Span = Span::from_secs(10);
+/// Time to live of a host's own lease, the parent of what is bound on that host. Each child ends by
+/// its own, shorter or longer, time to live; this one only bounds how long a vanished host is listed.
+pub const NODE_TTL: Span = Span::from_secs(60);
+
+/// What a holder gives up of its lease so that a drifting clock and a late message cannot make it
+/// believe too long: a sixteenth of the time to live (60,000 ppm; crystals drift below 200 ppm, the
+/// rest is for the time between deciding and telling), and never less than 50 ms.
+pub const fn promise_margin(ttl: Span) -> Span {
+    let part = ttl.divided_by(16);
+    let least = Span::from_millis(50);
+    if part.as_micros() > least.as_micros() { part } else { least }
+}
+
+// Consensus.
+
+/// Most voters: more cost every write and add no safety that people need.
+pub const VOTERS_MAX: usize = 9;
+/// Most members of all kinds.
+pub const MEMBERS_MAX: usize = 1_000;
+/// Bytes of entries in one append message.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+/// Entries in one append message.
+pub const APPEND_ENTRIES_MAX: usize = 4_096;
+/// Bytes of appends sent to one follower and not yet acknowledged.
+pub const INFLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Append messages sent to one follower and not yet acknowledged.
+pub const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// Bytes of log entries held above the last saved state; beyond it new proposals are refused until
+/// slow members catch up or the state is saved.
+pub const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of proposals that wait in a leader for their commit.
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+// Requests in flight on one node.
+
+/// Requests that wait for their outcome on one node; more are refused (429).
+pub const PENDING_REQUESTS_MAX: usize = 16_384;
+/// Longest `timeout` that a caller may name.
+pub const TIMEOUT_MAX: Span = Span::from_secs(600);
+/// `timeout` when the caller names none (API.md).
+pub const TIMEOUT_DEFAULT: Span = Span::from_secs(5);
+
+// Peers.
+
+/// Longest frame between peers in bytes: an append of the largest size with its heads.
+pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest first frame of a connection in bytes, before the peer is known to be a member.
+pub const HELLO_BYTES_MAX: usize = 16 * 1024;
+/// Frames queued for one peer; when full, newer ones are dropped, and Raft resends.
+pub const PEER_QUEUE_FRAMES_MAX: usize = 4_096;
+/// Connections on the peer port that have not finished their handshake.
+pub const HANDSHAKES_MAX: usize = 64;
+/// How long a handshake and hello may take.
+pub const HANDSHAKE_TIMEOUT: Span = Span::from_secs(5);
+
+// The local API.
+
+/// Connections to the local socket at once.
+pub const CONNECTIONS_MAX: usize = 8_192;
+/// Streams (watches, lock waits, lease states) at once.
+pub const STREAMS_MAX: usize = 16_384;
+/// Bytes of a request's head.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Header fields of one request.
+pub const HEADERS_MAX: usize = 64;
+/// How long a request's head may take.
+pub const HEAD_TIMEOUT: Span = Span::from_secs(10);
+/// How long a request's body may take.
+pub const BODY_TIMEOUT: Span = Span::from_secs(30);
+/// How long a connection may be idle between requests.
+pub const IDLE_TIMEOUT: Span = Span::from_secs(300);
+/// Longest silence on a watch stream (API.md: a progress message at least every 10 s).
+pub const PROGRESS_INTERVAL: Span = Span::from_secs(5);
+/// Revisions that a watcher may lag behind the newest before it is resynced or ended, on top of what
+/// history still holds.
+pub const WATCH_LAG_REVISIONS_MAX: u64 = HISTORY_REVISIONS_DEFAULT;
+
+const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX, "a largest value must fit in a request");
+const _: () = assert!(
+    REQUEST_BYTES_MAX + 64 * 1024 < FRAME_BYTES_MAX,
+    "a largest request must fit in one forwarded frame"
+);
+const _: () = assert!(
+    APPEND_BYTES_MAX + REQUEST_BYTES_MAX + 64 * 1024 < FRAME_BYTES_MAX,
+    "an append holds at least one entry of any legal size, and then fits in one frame"
+);
+const _: () = assert!(APPEND_BYTES_MAX < INFLIGHT_BYTES_MAX, "the window holds several appends");
+const _: () = assert!(
+    NAME_BYTES_MAX * 3 + 64 <= KEY_BYTES_MAX,
+    "a percent-encoded name with its prefix and lease must be a legal key"
+);
+const _: () = assert!(HELLO_BYTES_MAX < FRAME_BYTES_MAX, "a hello is a frame");
+const _: () = assert!(
+    TTL_MIN.as_micros() > 4 * promise_margin(TTL_MIN).as_micros(),
+    "the shortest lease is still useful after its margin"
+);
+const _: () = assert!(
+    PROGRESS_INTERVAL.as_micros() < Span::from_secs(10).as_micros(),
+    "API.md promises a progress message at least every 10 s"
+);

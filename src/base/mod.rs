@@ -1,0 +1,17 @@
+//! The words that all layers share: identities, positions in the log, time, seeded randomness, limits.
+//!
+//! A word belongs here when two folders that may not import each other both need it. Nothing here
+//! decides anything: no protocol rule, no encoding, no input or output.
+
+mod ids;
+pub mod limits;
+mod rng;
+mod time;
+
+pub use ids::{
+    Boot, ClusterId, Epoch, Index, LeaseId, NodeId, ReadContext, RequestId, Revision, Sequence,
+    Term, Token,
+};
+pub use rng::Rng;
+pub(crate) use rng::mix;
+pub use time::{Instant, Span, WallMillis};

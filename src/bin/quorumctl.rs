@@ -1,0 +1,3 @@
+//! The command line's program: everything is in `quorumd::cli`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The daemon's program: everything is in `quorumd::daemon`.
+
+fn main() {}

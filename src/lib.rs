@@ -1,0 +1,16 @@
+//! quorumd: cluster coordination as a sidecar.
+//!
+//! The modules, bottom-up; each may use only what `tests/tidy.rs` allows it:
+//!
+//! - [`base`]: words that all layers share
+//! - [`raft`]: consensus, pure
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::todo, clippy::unimplemented, clippy::print_stdout)]
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+#[deny(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod base;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod raft;
