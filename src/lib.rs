@@ -4,13 +4,22 @@
 //!
 //! - [`base`]: words that all layers share
 //! - [`raft`]: consensus, pure
+//! - [`state`]: the replicated state machine, pure
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
-#![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::todo, clippy::unimplemented, clippy::print_stdout)]
+#![warn(
+    clippy::unwrap_used,
+    clippy::dbg_macro,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::print_stdout
+)]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod raft;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod state;

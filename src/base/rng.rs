@@ -15,7 +15,7 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.state)
     }
@@ -25,7 +25,7 @@ impl Rng {
     /// The bias of the multiply-shift reduction is below 2^-32 for every bound used here.
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "a random number needs a range to be drawn from");
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number in `low..=high`. Panics when `low > high`.
@@ -33,7 +33,7 @@ impl Rng {
         assert!(low <= high, "range {low}..={high} is empty");
         match (high - low).checked_add(1) {
             Some(width) => low + self.below(width),
-            None => self.next(),
+            None => self.next_u64(),
         }
     }
 
@@ -45,7 +45,7 @@ impl Rng {
     /// A second generator whose stream is independent of what this one yields from now on.
     #[must_use]
     pub fn fork(&mut self) -> Rng {
-        Rng::new(self.next())
+        Rng::new(self.next_u64())
     }
 }
 
