@@ -5,6 +5,7 @@
 //! - [`base`]: words that all layers share
 //! - [`raft`]: consensus, pure
 //! - [`state`]: the replicated state machine, pure
+//! - [`wire`]: every byte that outlives a process
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -23,3 +24,5 @@ pub mod base;
 pub mod raft;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod state;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod wire;
