@@ -6,6 +6,7 @@
 //! - [`raft`]: consensus, pure
 //! - [`state`]: the replicated state machine, pure
 //! - [`wire`]: every byte that outlives a process
+//! - [`pki`]: certificates and TLS settings
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -20,6 +21,7 @@
 
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
+pub mod pki;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod raft;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]

@@ -115,6 +115,10 @@ pub const PEER_QUEUE_FRAMES_MAX: usize = 4_096;
 pub const HANDSHAKES_MAX: usize = 64;
 /// How long a handshake and hello may take.
 pub const HANDSHAKE_TIMEOUT: Span = Span::from_secs(5);
+/// Certificates in a peer's chain: its own and two between it and a root.
+pub const CERTIFICATE_CHAIN_MAX: usize = 3;
+/// Longest certificate of a peer's chain in bytes.
+pub const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 
 // The local API.
 
