@@ -46,6 +46,14 @@ pub const IDEMPOTENCY_MILLIS_MIN: u64 = 10 * 60 * 1_000;
 /// Most idempotency keys remembered at once; when all are younger than the minimum age, a request
 /// with a new one is refused (429).
 pub const IDEMPOTENCY_KEYS_MAX: usize = 100_000;
+/// Bytes of records read by one transaction beyond which its results are not remembered behind its
+/// idempotency key.
+pub const IDEMPOTENCY_OUTCOME_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of records that all remembered outcomes may hold together.
+pub const IDEMPOTENCY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most overdue idempotency keys that one entry forgets: more than the one that it can add, and few
+/// enough that no entry takes long.
+pub const IDEMPOTENCY_FORGOTTEN_MAX: usize = 16;
 /// Most requests of one boot of one node whose fate is remembered above its floor.
 pub const DEDUPE_WINDOW_MAX: usize = 65_536;
 /// Revisions of history kept for watches and reads of the past.

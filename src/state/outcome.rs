@@ -76,7 +76,8 @@ pub enum Outcome {
         succeeded: bool,
         /// The store's revision after this entry.
         revision: Revision,
-        /// One result per operation of that list.
+        /// One result per operation of that list. Empty, though the list was not, in an outcome
+        /// that was remembered behind an idempotency key without the many records it had read.
         results: Vec<TxnResult>,
     },
 }
