@@ -7,6 +7,7 @@
 //! - [`state`]: the replicated state machine, pure
 //! - [`wire`]: every byte that outlives a process
 //! - [`pki`]: certificates and TLS settings
+//! - [`api`]: the local HTTP API
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -19,6 +20,7 @@
 )]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+pub mod api;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
 pub mod pki;

@@ -1,0 +1,168 @@
+//! The status of a node and the members of its cluster.
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::types::HexId;
+
+/// The part that a node plays in consensus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    /// Campaigns.
+    Candidate,
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Leads.
+    Leader,
+    /// Receives the log and does not vote.
+    Learner,
+    /// Asks whether a campaign would be won.
+    PreCandidate,
+    /// A role that this program does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthNote {
+    /// For programs: `no_leader`, `not_ready`, `disk_full`, `disk_low`, `peer_unreachable`,
+    /// `draining`; more may come.
+    pub code: String,
+    /// For people.
+    pub detail: String,
+}
+
+/// Where and how much this node stores, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageView {
+    /// The data directory.
+    pub data_dir: String,
+    /// Size of the log's file.
+    pub raft_bytes: u64,
+    /// Size of the state's file.
+    pub state_bytes: u64,
+    /// Free on the disk.
+    pub free_bytes: u64,
+    /// Below this much free space writes are refused.
+    pub reserve_bytes: u64,
+    /// Live keys and values in memory.
+    pub live_bytes: u64,
+    /// History in memory.
+    pub history_bytes: u64,
+    /// Log entries in memory.
+    pub log_bytes: u64,
+    /// How long the last group commit took, in milliseconds, rounded down.
+    pub last_write_ms: u64,
+}
+
+/// The connection to one other member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// The member.
+    pub name: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Why not, if it was ever tried in vain.
+    #[serde(default)]
+    pub last_error: Option<String>,
+}
+
+/// The answer to `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    /// This node's name.
+    pub node: String,
+    /// Its incarnation.
+    pub incarnation: HexId,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster's identity.
+    pub cluster_id: HexId,
+    /// The program's version.
+    pub version: String,
+    /// Its role.
+    pub role: NodeRole,
+    /// The leader's name, if known.
+    pub leader: Option<String>,
+    /// The current term.
+    pub term: u64,
+    /// Highest log index known committed.
+    pub commit_index: u64,
+    /// Highest log index applied here.
+    pub applied_index: u64,
+    /// The store's revision here.
+    pub revision: u64,
+    /// The oldest revision that is readable.
+    pub compact_revision: u64,
+    /// The history that revisions belong to.
+    pub epoch: u64,
+    /// Whether there is a leader and this node is caught up.
+    pub ready: bool,
+    /// How long the process has been running.
+    pub uptime_ms: u64,
+    /// How many leases there are.
+    pub leases: u64,
+    /// Running hash of the state at `applied_index`.
+    pub digest: HexId,
+    /// Requests that wait for their outcome here.
+    pub pending: u64,
+    /// Every member.
+    pub members: Vec<MemberView>,
+    /// Connections to the other members.
+    #[serde(default)]
+    pub links: Vec<LinkView>,
+    /// Empty when all is well.
+    #[serde(default)]
+    pub health: Vec<HealthNote>,
+    /// What it stores.
+    #[serde(default)]
+    pub storage: StorageView,
+}
+
+/// Whether a member votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberRole {
+    /// Receives the log only.
+    Learner,
+    /// Votes.
+    Voter,
+    /// A role that this program does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its name.
+    pub name: String,
+    /// Its incarnation.
+    pub incarnation: HexId,
+    /// Whether it votes.
+    pub role: MemberRole,
+    /// Where the others reach it.
+    pub address: String,
+    /// Whether it leads.
+    #[serde(default)]
+    pub leader: bool,
+    /// On the leader: the last log index known durable there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched_index: Option<u64>,
+    /// On the leader: whether it answered lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
+}
+
+/// The answer to `GET /v1/members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersAnswer {
+    /// By name.
+    pub members: Vec<MemberView>,
+    /// Whether a change is under way.
+    pub joint: bool,
+    /// The store's revision.
+    pub revision: u64,
+}
