@@ -8,6 +8,8 @@
 //! - [`wire`]: every byte that outlives a process
 //! - [`pki`]: certificates and TLS settings
 //! - [`api`]: the local HTTP API
+//! - [`telemetry`]: what operators see of a running daemon
+//! - [`config`]: the configuration file
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -23,10 +25,12 @@
 pub mod api;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
+pub mod config;
 pub mod pki;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod raft;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod state;
+pub mod telemetry;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod wire;
