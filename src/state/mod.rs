@@ -45,6 +45,8 @@ mod invariants;
 mod keys;
 mod lease;
 mod machine;
+#[cfg(test)]
+mod model_test;
 mod outcome;
 mod query;
 mod queue;

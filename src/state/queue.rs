@@ -108,7 +108,13 @@ impl StateMachine {
                     return refusal.into();
                 }
                 let key = queue_key(&acquire.queue, *lease);
-                if let Some(token) = self.token_of(&key, *lease) {
+                if let Some((mod_revision, content)) = self.keys.content(&key) {
+                    if content.lease != Some(*lease) {
+                        // Someone wrote past the edge. Taking the key over would give a token that
+                        // is older than that of the holders.
+                        return Refusal::PreconditionFailed { mod_revision }.into();
+                    }
+                    let token = Token(content.create_revision.get());
                     return self.acquired(&acquire.queue, *lease, token, effects);
                 }
             }
@@ -163,12 +169,6 @@ impl StateMachine {
             ahead: place.ahead,
             revision: self.revision_after(effects),
         }
-    }
-
-    /// The token of a place, if the key is one of this lease.
-    fn token_of(&self, key: &[u8], lease: LeaseId) -> Option<Token> {
-        let (_, content) = self.keys.content(key)?;
-        (content.lease == Some(lease)).then_some(Token(content.create_revision.get()))
     }
 
     /// `Operation::Release`.
