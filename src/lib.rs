@@ -5,6 +5,7 @@
 //! - [`base`]: words that all layers share
 //! - [`raft`]: consensus, pure
 //! - [`state`]: the replicated state machine, pure
+//! - [`watch`]: recent history and the place of each watcher in it, pure
 //! - [`wire`]: every byte that outlives a process
 //! - [`pki`]: certificates and TLS settings
 //! - [`api`]: the local HTTP API
@@ -32,5 +33,7 @@ pub mod raft;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod state;
 pub mod telemetry;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod watch;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod wire;

@@ -146,9 +146,11 @@ pub const BODY_TIMEOUT: Span = Span::from_secs(30);
 pub const IDLE_TIMEOUT: Span = Span::from_secs(300);
 /// Longest silence on a watch stream (API.md: a progress message at least every 10 s).
 pub const PROGRESS_INTERVAL: Span = Span::from_secs(5);
-/// Revisions that a watcher may lag behind the newest before it is resynced or ended, on top of what
-/// history still holds.
-pub const WATCH_LAG_REVISIONS_MAX: u64 = HISTORY_REVISIONS_DEFAULT;
+/// Newest revisions that a node keeps for watchers under way even when they are compacted: a
+/// compaction at the newest revision must not cut off readers that are a moment behind.
+pub const WATCH_GRACE_REVISIONS: usize = 1_000;
+/// Bytes of encoded watch messages that are kept to be sent to further watchers.
+pub const WATCH_RENDER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX, "a largest value must fit in a request");
 const _: () = assert!(
