@@ -14,6 +14,9 @@ pub const KEY_BYTES_MAX: usize = 4 * 1024;
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// Longest request body in bytes: a largest value plus the JSON and base64 around a transaction.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024 + 512 * 1024;
+/// Longest encoded command in the log: a largest request, whose bytes are fewer than those of its
+/// JSON, with its head.
+pub const COMMAND_BYTES_MAX: usize = REQUEST_BYTES_MAX + 16 * 1024;
 /// Most operations in one transaction, compares counted apart from each branch.
 pub const TXN_OPERATIONS_MAX: usize = 128;
 /// Longest lock or election name in bytes, before percent-encoding. Each byte may become three, and
@@ -88,6 +91,10 @@ pub const fn promise_margin(ttl: Span) -> Span {
 pub const VOTERS_MAX: usize = 9;
 /// Most members of all kinds.
 pub const MEMBERS_MAX: usize = 1_000;
+/// Longest name of a node or a cluster in bytes: it must fit in a certificate's URI and in a DNS name.
+pub const NODE_NAME_BYTES_MAX: usize = 253;
+/// Longest `host:port` of a member in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 320;
 /// Bytes of entries in one append message.
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 /// Entries in one append message.
@@ -154,11 +161,11 @@ pub const WATCH_RENDER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const _: () = assert!(VALUE_BYTES_MAX < REQUEST_BYTES_MAX, "a largest value must fit in a request");
 const _: () = assert!(
-    REQUEST_BYTES_MAX + 64 * 1024 < FRAME_BYTES_MAX,
+    COMMAND_BYTES_MAX + 32 * 1024 < FRAME_BYTES_MAX,
     "a largest request must fit in one forwarded frame"
 );
 const _: () = assert!(
-    APPEND_BYTES_MAX + REQUEST_BYTES_MAX + 64 * 1024 < FRAME_BYTES_MAX,
+    APPEND_BYTES_MAX + COMMAND_BYTES_MAX + 48 * 1024 < FRAME_BYTES_MAX,
     "an append holds at least one entry of any legal size, and then fits in one frame"
 );
 const _: () = assert!(APPEND_BYTES_MAX < INFLIGHT_BYTES_MAX, "the window holds several appends");
