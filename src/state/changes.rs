@@ -1,4 +1,5 @@
-//! What one applied entry changed: for watchers, for those who wait in queues, for keepers of leases.
+//! What one applied entry changed: for watchers, for those who wait in queues, for keepers of
+//! leases.
 
 use std::sync::Arc;
 
@@ -34,8 +35,8 @@ pub struct RevisionEvents {
 pub struct Event {
     /// Set or deleted.
     pub kind: EventKind,
-    /// After a put: the new record. After a delete: the key, no value, `mod_revision` of the delete,
-    /// zero elsewhere.
+    /// After a put: the new record. After a delete: the key, no value, `mod_revision` of the
+    /// delete, zero elsewhere.
     pub record: Record,
     /// What was there before, if anything was and history still has it.
     pub previous: Option<Record>,

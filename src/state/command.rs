@@ -43,8 +43,8 @@ pub enum Operation {
         /// For a single key only; `Condition::None` otherwise.
         condition: Condition,
     },
-    /// End leases whose time is up. Does nothing when `term` is not the term of the entry, and skips
-    /// each lease whose generation has moved on (RELIABILITY H1, L3).
+    /// End leases whose time is up. Does nothing when `term` is not the term of the entry, and
+    /// skips each lease whose generation has moved on (RELIABILITY H1, L3).
     ExpireLeases {
         /// The term of the leader whose clock decided.
         term: Term,

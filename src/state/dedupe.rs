@@ -66,7 +66,8 @@ impl Idempotency {
     }
 }
 
-/// What a stored outcome holds in records that were read: the only part of it without a small bound.
+/// What a stored outcome holds in records that were read: the only part of it without a small
+/// bound.
 pub(super) fn outcome_bytes(outcome: &Outcome) -> u64 {
     let Outcome::Txn { results, .. } = outcome else { return 0 };
     let records = results.iter().flat_map(|result| match result {
@@ -146,10 +147,10 @@ impl StateMachine {
 
     /// Stores the outcome behind an idempotency key.
     ///
-    /// A refusal is not stored: nothing was changed, so a retry is safe, and should succeed once the
-    /// cause is gone. The results of a transaction are not stored (the list is then empty) when the
-    /// records that it read are more than `IDEMPOTENCY_OUTCOME_BYTES_MAX`, or would make all stored
-    /// ones more than `IDEMPOTENCY_BYTES_MAX`.
+    /// A refusal is not stored: nothing was changed, so a retry is safe, and should succeed once
+    /// the cause is gone. The results of a transaction are not stored (the list is then empty) when
+    /// the records that it read are more than `IDEMPOTENCY_OUTCOME_BYTES_MAX`, or would make all
+    /// stored ones more than `IDEMPOTENCY_BYTES_MAX`.
     pub(super) fn remember_outcome(&mut self, command: &Command, outcome: &Outcome) {
         let Some(key) = &command.idempotency else { return };
         if matches!(outcome, Outcome::Refused(_) | Outcome::Duplicate) {

@@ -19,7 +19,8 @@ pub fn check(state: &StateMachine) {
     check_queues(state);
     check_requests(state);
     check_outcomes(state);
-    // On the second path: the rows alone make the same state, with the digest that was kept running.
+    // On the second path: the rows alone make the same state, with the digest that was kept
+    // running.
     match StateMachine::restore(state.all_rows()) {
         Ok(restored) => check_same(state, &restored),
         Err(error) => panic!("the rows of the state do not make a state: {error}"),

@@ -2,8 +2,8 @@
 //!
 //! `set_key` and `delete_key` are the only code that changes a key. What follows from a key (its
 //! lease's key set, a place in a queue, the digest, the dirty rows, the event) is changed there and
-//! nowhere else, so that these can never disagree. Which keys are changed is decided by the callers;
-//! when old versions go is decided in `compact.rs`.
+//! nowhere else, so that these can never disagree. Which keys are changed is decided by the
+//! callers; when old versions go is decided in `compact.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;

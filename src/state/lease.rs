@@ -192,8 +192,8 @@ impl StateMachine {
         Outcome::Done { revision: self.revision_after(effects) }
     }
 
-    /// `Operation::NodeBooted`: the former processes of this daemon can keep nothing alive any more.
-    /// What was bound through them hangs under their host leases.
+    /// `Operation::NodeBooted`: the former processes of this daemon can keep nothing alive any
+    /// more. What was bound through them hangs under their host leases.
     pub(super) fn node_booted(&mut self, request: RequestId, effects: &mut Effects) -> Outcome {
         let former = (request.node, Boot(0))..(request.node, request.boot);
         let former: BTreeSet<LeaseId> =

@@ -87,8 +87,8 @@ impl StateMachine {
     }
 
     /// Applies one entry: the only way in which the state changes. Cannot fail: what cannot be done
-    /// is a refusal, the same on every replica. `index` is the one after the last applied; `wall` is
-    /// the leader's stamp, in effect made non-decreasing. A put of a small value costs a few
+    /// is a refusal, the same on every replica. `index` is the one after the last applied; `wall`
+    /// is the leader's stamp, in effect made non-decreasing. A put of a small value costs a few
     /// microseconds.
     pub fn apply(
         &mut self,

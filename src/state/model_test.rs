@@ -154,17 +154,7 @@ impl Model {
                 let lease = self.make(request, new, false)?;
                 Outcome::Granted { lease, revision: self.revision() }
             }
-            Operation::NodeBooted => {
-                let former = self.leases.values().filter(|lease| {
-                    lease.bind == Bind::Node
-                        && lease.node == request.node
-                        && lease.boot < request.boot
-                });
-                for lease in former.map(|lease| lease.id).collect::<Vec<_>>() {
-                    self.end(lease);
-                }
-                Outcome::Done { revision: self.after() }
-            }
+            Operation::NodeBooted => self.node_booted(request),
             Operation::Proclaim { name, token, value } => {
                 let name = QueueName { kind: QueueKind::Election, name: name.clone() };
                 let entry = self.find_place(&name, *token)?;
@@ -189,6 +179,16 @@ impl Model {
             Operation::RevokeLeases { leases } => self.revoke(leases)?,
             Operation::Txn(txn) => self.txn(txn)?,
         })
+    }
+
+    fn node_booted(&mut self, request: RequestId) -> Outcome {
+        let former = self.leases.values().filter(|lease| {
+            lease.bind == Bind::Node && lease.node == request.node && lease.boot < request.boot
+        });
+        for lease in former.map(|lease| lease.id).collect::<Vec<_>>() {
+            self.end(lease);
+        }
+        Outcome::Done { revision: self.after() }
     }
 
     fn condition(&self, key: &Bytes, condition: Condition) -> Result<(), Refusal> {

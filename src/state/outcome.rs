@@ -1,5 +1,5 @@
-//! What an applied entry answers: a closed set. A refusal is an outcome, not an error: it is the same
-//! on every replica.
+//! What an applied entry answers: a closed set. A refusal is an outcome, not an error: it is the
+//! same on every replica.
 
 use crate::base::{LeaseId, Revision, Token};
 use crate::state::{QueueEntry, Record};

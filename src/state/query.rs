@@ -161,9 +161,9 @@ impl StateMachine {
         self.leases.children(lease)
     }
 
-    /// The events of every retained revision from `from` on, rebuilt from the versions: what a watch
-    /// history is refilled with after a restart. Retained is what lies above `compact_revision`;
-    /// every event there has its previous record.
+    /// The events of every retained revision from `from` on, rebuilt from the versions: what a
+    /// watch history is refilled with after a restart. Retained is what lies above
+    /// `compact_revision`; every event there has its previous record.
     pub fn events_from(&self, from: Revision) -> Vec<Arc<RevisionEvents>> {
         let first = self.first_retained();
         let skipped = usize::try_from(from.get().saturating_sub(first.get())).unwrap_or(usize::MAX);
@@ -192,8 +192,8 @@ impl StateMachine {
     }
 
     /// The newest revision known to be made at or before this stamp: for retention by age. Known
-    /// coarsely and only since this process started, so it may name an older revision than it could,
-    /// never a newer one. Nothing that is applied may depend on it.
+    /// coarsely and only since this process started, so it may name an older revision than it
+    /// could, never a newer one. Nothing that is applied may depend on it.
     pub fn revision_at(&self, wall: WallMillis) -> Revision {
         self.walls.at(wall).unwrap_or(self.compact_revision)
     }

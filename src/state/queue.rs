@@ -1,10 +1,10 @@
 //! Lock, semaphore and election queues: who has a place, in which order, and who holds.
 //!
 //! A place is a key `_locks/<name>/<lease>` or `_elections/<name>/<lease>` that is attached to that
-//! very lease. Its create revision is the fencing token and its rank; the first `slots` places hold.
-//! Handing over needs no write of the next holder: it follows from the release. Because the place
-//! ends with its lease, one whose lease has ended is never granted anything (RELIABILITY L7, H4).
-//! When a holder may believe that it holds is decided in `replica/promises.rs`.
+//! very lease. Its create revision is the fencing token and its rank; the first `slots` places
+//! hold. Handing over needs no write of the next holder: it follows from the release. Because the
+//! place ends with its lease, one whose lease has ended is never granted anything (RELIABILITY L7,
+//! H4). When a holder may believe that it holds is decided in `replica/promises.rs`.
 
 use std::collections::{BTreeSet, VecDeque};
 

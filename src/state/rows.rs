@@ -1,7 +1,8 @@
-//! The state as rows: what is saved in the background, loaded at start, and later sent as a snapshot.
+//! The state as rows: what is saved in the background, loaded at start, and later sent as a
+//! snapshot.
 //!
-//! How rows become a state again is in `restore.rs`; their bytes are in `wire/`, where they are kept
-//! is in `storage/`.
+//! How rows become a state again is in `restore.rs`; their bytes are in `wire/`, where they are
+//! kept is in `storage/`.
 
 use std::collections::BTreeSet;
 
@@ -136,8 +137,8 @@ impl Dirty {
 
 impl StateMachine {
     /// The rows that changed since the last call, each once, and `Meta` last: applied in one atomic
-    /// step to the rows of all earlier calls, they are the state as it is now. After `new` the first
-    /// call has everything; after `restore` it has what was applied since.
+    /// step to the rows of all earlier calls, they are the state as it is now. After `new` the
+    /// first call has everything; after `restore` it has what was applied since.
     pub fn take_row_changes(&mut self) -> Vec<RowChange> {
         let names = std::mem::replace(&mut self.dirty, Dirty::clean(self.revision)).names;
         let changes = names.into_iter().chain([RowKey::Meta]);
