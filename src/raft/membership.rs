@@ -18,8 +18,8 @@ pub struct Member {
 /// Invariants:
 /// - `voters`, `outgoing` and `learners` name members of `members` only, and each member is in at
 ///   least one of them.
-/// - No learner is in `voters`. (A voter of the outgoing half that becomes a learner is in `outgoing`
-///   and `learners` at once until the joint configuration is left.)
+/// - No learner is in `voters`. (A voter of the outgoing half that becomes a learner is in
+///   `outgoing` and `learners` at once until the joint configuration is left.)
 /// - `outgoing` is empty unless the configuration is joint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {

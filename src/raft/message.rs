@@ -27,8 +27,6 @@ pub enum Campaign {
     PreVote,
     /// Asks for the vote.
     Vote,
-    /// Asks for the vote at the present leader's own wish: stickiness does not refuse it.
-    Transfer,
 }
 
 /// What a message says.
@@ -62,13 +60,18 @@ pub enum Body {
         /// The number of the read round, growing within a term; echoed by the response. Zero asks
         /// nothing.
         round: u64,
+        /// Every member holds the log durably up to here, as far as the leader knows; zero when it
+        /// does not know. What lies behind may be cut from the log by all.
+        all_matched: Index,
     },
-    /// Follower to leader: follows, in this term.
+    /// Follower to leader: follows, in this term. Sent to a leader of an older term too, with round
+    /// zero, so that it learns the newer term and steps down.
     HeartbeatResponse {
         /// The round of the heartbeat it answers.
         round: u64,
-        /// The follower's last durable index: a leader that thinks it has less in flight resumes
-        /// probing.
+        /// The follower's last index, durable or not, equal to the leader's or not: a hint that is
+        /// never counted. A leader that has sent more than this, and hears no acknowledgement,
+        /// knows that an append was lost.
         last_index: Index,
     },
     /// Any member to the leader: at which index may a linearizable read that I hold be served?
@@ -83,11 +86,9 @@ pub enum Body {
         /// The read index.
         index: Index,
     },
-    /// Leader to a voter that it trusts to take over: campaign now.
-    TimeoutNow,
     /// Asks for a vote.
     VoteRequest {
-        /// Pre-vote, vote, or vote by transfer.
+        /// Pre-vote or vote.
         campaign: Campaign,
         /// The index of the candidate's last entry.
         last_index: Index,
@@ -110,8 +111,8 @@ pub struct AppendRejection {
     pub prev_index: Index,
     /// The follower's last index.
     pub last_index: Index,
-    /// The largest index at which the two logs may still agree: the follower's last entry whose term
-    /// is not above the leader's `prev_term`.
+    /// The largest index at which the two logs may still agree: the follower's last entry whose
+    /// term is not above the leader's `prev_term`.
     pub hint_index: Index,
     /// The term of the follower's entry at `hint_index`.
     pub hint_term: Term,

@@ -8,7 +8,8 @@ pub struct Options {
     /// Least time without a leader before a voter campaigns; each wait is drawn anew from this to
     /// twice this (paper, 5.2). Also the window of check-quorum and of leader stickiness.
     pub election_timeout: Span,
-    /// How often a leader speaks when it has nothing to say. At most a third of the election timeout.
+    /// How often a leader speaks when it has nothing to say. At most a third of the election
+    /// timeout.
     pub heartbeat_interval: Span,
     /// Longest wait before a voter campaigns that lost its connection to the leader; drawn from
     /// zero to this, so that the voters of one dead leader do not all campaign at once.

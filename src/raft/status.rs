@@ -27,8 +27,6 @@ pub enum ProgressState {
     Probe,
     /// Streams entries.
     Replicate,
-    /// Needs entries that the leader's log no longer holds.
-    Snapshot,
 }
 
 /// What a leader knows of one member.
@@ -42,6 +40,9 @@ pub struct Progress {
     pub next: Index,
     /// Whether it answered within the last election timeout.
     pub recent_active: bool,
+    /// Whether it needs entries that the leader's log no longer holds. Such a member is held in
+    /// `Probe` and gets heartbeats only.
+    pub cut_off: bool,
 }
 
 /// A copy of what matters about a core.

@@ -1,0 +1,118 @@
+//! Whether a core holds together: every invariant that can be seen on one node at one time.
+//!
+//! Tests and the simulator call it after every step, release builds never. What spans nodes or time
+//! (one leader per term, nothing committed changes) is checked by those who see several.
+
+use crate::base::{Index, Term};
+use crate::raft::progress::Feed;
+use crate::raft::quorum;
+use crate::raft::roles::{Leader, State};
+use crate::raft::{Payload, Raft};
+
+/// Panics, with values, when an invariant of `raft` does not hold.
+pub fn check(raft: &Raft) {
+    check_positions(raft);
+    check_log(raft);
+    check_configurations(raft);
+    check_role(raft);
+    raft.writes.check(raft.log.last_index());
+}
+
+fn check_positions(raft: &Raft) {
+    let (start, last) = (raft.log.start_index(), raft.log.last_index());
+    let (applied, commit) = (raft.applied, raft.commit);
+    let (handed, durable) = (raft.log.handed(), raft.log.durable());
+    let applying = raft.writes.applying();
+    assert!(start <= applied, "the log starts after {start}, but only {applied} is applied");
+    assert!(applied <= applying, "{applied} applied, but only {applying} given out");
+    assert!(applying <= commit, "{applying} given out to apply, but only {commit} committed");
+    assert!(commit <= last, "{commit} committed, but the last entry is {last}");
+    assert!(start <= durable, "{start} cut, but only {durable} durable");
+    assert!(durable <= handed, "{durable} durable, but only {handed} given out");
+    assert!(handed <= last, "{handed} given out to write, but the last entry is {last}");
+}
+
+fn check_log(raft: &Raft) {
+    let log = &raft.log;
+    let mut index = log.start_index();
+    let mut term = log.term_at(index).expect("the term at the start is kept");
+    let mut bytes = 0;
+    for entry in log.entries() {
+        index = index.next();
+        assert_eq!(entry.index, index, "entry {} stands at {index}", entry.index);
+        assert!(entry.term >= term, "entry {index} of term {} follows term {term}", entry.term);
+        term = entry.term;
+        bytes += entry.size_bytes() as u64;
+    }
+    assert_eq!(bytes, log.bytes(), "bytes of the log are miscounted");
+    assert!(term <= raft.term, "the log ends in term {term}, the node is in {}", raft.term);
+    assert_eq!(term, log.last_term(), "the last term is {}", log.last_term());
+}
+
+fn check_configurations(raft: &Raft) {
+    let mut before: Option<Index> = None;
+    for (index, _) in raft.configurations.iter() {
+        assert!(before < Some(*index), "configuration at {index} after that at {before:?}");
+        before = Some(*index);
+    }
+    let newest = raft.log.entries().iter().rev().find_map(|entry| match &entry.payload {
+        Payload::Membership(membership) => Some((entry.index, membership)),
+        _ => None,
+    });
+    if let Some((index, membership)) = newest {
+        assert_eq!(raft.membership(), membership, "the configuration at {index} is not in force");
+    }
+}
+
+fn check_role(raft: &Raft) {
+    let (node, term) = (raft.node, raft.term);
+    match &raft.state {
+        State::Follower(follower) => {
+            assert!(follower.leader != Some(node), "{node} follows itself in term {term}");
+            assert_eq!(follower.leader.is_some(), follower.heard.is_some(), "leader and hearing");
+            assert!(
+                follower.leader.is_some() || follower.reads.is_empty(),
+                "{} reads wait for no leader",
+                follower.reads.len()
+            );
+        }
+        State::Candidate(campaigner) | State::PreCandidate(campaigner) => {
+            assert!(raft.membership().is_voter(node), "{node} campaigns and is no voter");
+            for voter in campaigner.votes.keys() {
+                assert!(raft.membership().is_voter(*voter), "{voter} voted and is no voter");
+            }
+            if matches!(raft.state, State::Candidate(_)) {
+                assert_eq!(raft.vote, Some(node), "the candidate of {term} voted for another");
+            }
+        }
+        State::Leader(leader) => check_leader(raft, leader),
+    }
+    if raft.vote.is_some() {
+        assert!(term > Term(0), "a vote in term 0");
+    }
+}
+
+fn check_leader(raft: &Raft, leader: &Leader) {
+    let (node, term, last) = (raft.node, raft.term, raft.log.last_index());
+    assert_eq!(raft.vote, Some(node), "the leader of {term} voted for another");
+    assert_eq!(raft.log.last_term(), term, "the leader's log ends in an older term than {term}");
+    if leader.opening > raft.log.start_index() {
+        let opening = leader.opening;
+        let entry = raft.log.entry(opening).expect("the opening entry is held");
+        assert_eq!((entry.term, &entry.payload), (term, &Payload::Empty), "opening {opening}");
+    }
+    let members = raft.membership().members().keys().filter(|member| **member != node);
+    assert!(leader.feeds.keys().eq(members), "the leader feeds others than the members");
+    for feed in leader.feeds.values() {
+        feed.check(last);
+    }
+    let bytes = raft.log.bytes_between(raft.commit, last);
+    assert_eq!(leader.uncommitted_bytes, bytes, "uncommitted bytes are miscounted");
+    if raft.commit >= leader.opening {
+        let held = quorum::is_quorum(raft.membership(), |voter| {
+            let matched = leader.feeds.get(&voter).map(Feed::matched);
+            matched.unwrap_or(raft.log.durable()) >= raft.commit
+        });
+        assert!(held, "{} is committed in term {term} without a quorum", raft.commit);
+    }
+}

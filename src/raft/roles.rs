@@ -1,0 +1,57 @@
+//! What each role knows besides what all roles share.
+//!
+//! When roles change is decided in `core` ([`Raft::switch`](crate::raft::Raft)) alone.
+
+use std::collections::BTreeMap;
+
+use crate::base::{Index, Instant, NodeId, ReadContext};
+use crate::raft::progress::Feed;
+use crate::raft::read::Rounds;
+
+/// The role of a node in its current term, with its data.
+#[derive(Debug)]
+pub(super) enum State {
+    Candidate(Campaigner),
+    Follower(Follower),
+    Leader(Leader),
+    PreCandidate(Campaigner),
+}
+
+/// Follows a leader, or waits for one. Voters and learners alike.
+#[derive(Debug)]
+pub(super) struct Follower {
+    /// The leader of the term, if known and not lost.
+    pub(super) leader: Option<NodeId>,
+    /// When the leader was last heard from; nothing when there is none.
+    pub(super) heard: Option<Instant>,
+    /// When it campaigns (a voter) or gives up its leader (a learner) unless it hears one.
+    pub(super) deadline: Instant,
+    /// Reads that the leader was asked about, each with the time of the last asking.
+    pub(super) reads: BTreeMap<ReadContext, Instant>,
+}
+
+/// Collects the answers to a pre-vote or a vote.
+#[derive(Debug)]
+pub(super) struct Campaigner {
+    /// One answer per voter: a repeated message counts once.
+    pub(super) votes: BTreeMap<NodeId, bool>,
+    /// When it tries again.
+    pub(super) deadline: Instant,
+}
+
+/// Leads the term.
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// Every member but itself.
+    pub(super) feeds: BTreeMap<NodeId, Feed>,
+    /// When it must speak next.
+    pub(super) heartbeat_at: Instant,
+    /// The empty entry that opens the term.
+    pub(super) opening: Index,
+    /// Bytes of entries above the commit index.
+    pub(super) uncommitted_bytes: u64,
+    /// Batches of linearizable reads.
+    pub(super) rounds: Rounds,
+    /// Something happened since the last `Ready` that may let a message go out.
+    pub(super) dirty: bool,
+}
