@@ -15,7 +15,7 @@ use crate::wire::{
     ForwardRefusal, ForwardedCommand, KeepaliveAnswer, KeepaliveRequest, PeerMessage, WireError,
 };
 
-codes!(campaign_code, campaign_of, Campaign, "campaign", { PreVote = 1, Vote = 2, Transfer = 3 });
+codes!(campaign_code, campaign_of, Campaign, "campaign", { PreVote = 1, Vote = 2 });
 codes!(refusal_code, refusal_of, ForwardRefusal, "refusal of a forwarded request", {
     DiskFull = 1,
     Malformed = 2,
@@ -181,7 +181,7 @@ pub(super) struct MessageProto {
     to: u64,
     #[prost(uint64, tag = "3")]
     term: u64,
-    #[prost(oneof = "BodyProto", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "BodyProto", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
     body: Option<BodyProto>,
 }
 
@@ -207,8 +207,6 @@ enum BodyProto {
     VoteRequest(VoteRequestProto),
     #[prost(message, tag = "12")]
     VoteResponse(VoteResponseProto),
-    #[prost(message, tag = "13")]
-    TimeoutNow(super::entry::EmptyProto),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -241,6 +239,8 @@ struct HeartbeatProto {
     commit: u64,
     #[prost(uint64, tag = "2")]
     round: u64,
+    #[prost(uint64, tag = "3")]
+    all_matched: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -298,8 +298,12 @@ impl From<&Message> for MessageProto {
                 hint_index: rejection.hint_index.0,
                 hint_term: rejection.hint_term.0,
             }),
-            Body::Heartbeat { commit, round } => {
-                BodyProto::Heartbeat(HeartbeatProto { commit: commit.0, round: *round })
+            Body::Heartbeat { commit, round, all_matched } => {
+                BodyProto::Heartbeat(HeartbeatProto {
+                    commit: commit.0,
+                    round: *round,
+                    all_matched: all_matched.0,
+                })
             }
             Body::HeartbeatResponse { round, last_index } => {
                 let last_index = last_index.0;
@@ -309,7 +313,6 @@ impl From<&Message> for MessageProto {
             Body::ReadResponse { context, index } => {
                 BodyProto::ReadResponse(ReadResponseProto { context: context.0, index: index.0 })
             }
-            Body::TimeoutNow => BodyProto::TimeoutNow(super::entry::EmptyProto {}),
             Body::VoteRequest { campaign, last_index, last_term } => {
                 BodyProto::VoteRequest(VoteRequestProto {
                     campaign: campaign_code(*campaign),
@@ -341,9 +344,11 @@ impl TryFrom<MessageProto> for Message {
                 hint_index: Index(rejection.hint_index),
                 hint_term: Term(rejection.hint_term),
             }),
-            BodyProto::Heartbeat(heartbeat) => {
-                Body::Heartbeat { commit: Index(heartbeat.commit), round: heartbeat.round }
-            }
+            BodyProto::Heartbeat(heartbeat) => Body::Heartbeat {
+                commit: Index(heartbeat.commit),
+                round: heartbeat.round,
+                all_matched: Index(heartbeat.all_matched),
+            },
             BodyProto::HeartbeatResponse(response) => Body::HeartbeatResponse {
                 round: response.round,
                 last_index: Index(response.last_index),
@@ -353,7 +358,6 @@ impl TryFrom<MessageProto> for Message {
                 context: ReadContext(response.context),
                 index: Index(response.index),
             },
-            BodyProto::TimeoutNow(_) => Body::TimeoutNow,
             BodyProto::VoteRequest(request) => Body::VoteRequest {
                 campaign: campaign_of(request.campaign)?,
                 last_index: Index(request.last_index),

@@ -440,7 +440,11 @@ pub(crate) fn message(rng: &mut Rng, kind: u64) -> Message {
             hint_index: Index(number(rng)),
             hint_term: Term(number(rng)),
         }),
-        3 => Body::Heartbeat { commit: Index(number(rng)), round: number(rng) },
+        3 => Body::Heartbeat {
+            commit: Index(number(rng)),
+            round: number(rng),
+            all_matched: Index(number(rng)),
+        },
         4 => Body::HeartbeatResponse { round: number(rng), last_index: Index(number(rng)) },
         5 => Body::ReadRequest { context: ReadContext(number(rng)) },
         6 => Body::ReadResponse { context: ReadContext(number(rng)), index: Index(number(rng)) },
