@@ -8,7 +8,7 @@
 //! left to tell.
 //!
 //! The work is proportional to the number of key changes in the revisions that become unreadable,
-//! about a microsecond each, and not to the size of the store: only keys that these revisions
+//! about two microseconds each, and not to the size of the store: only keys that these revisions
 //! changed can have something to drop. It is done in one go, so that the state after the entry is
 //! the same on all replicas; who wants short pauses compacts in small steps.
 

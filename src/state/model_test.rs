@@ -550,7 +550,8 @@ impl Generator {
                 Operation::RevokeLeases { leases }
             }
             90..=93 => {
-                let term = if self.rng.chance(1, 4) { model.term.next() } else { model.term };
+                let terms = [model.term.previous(), model.term, model.term, model.term.next()];
+                let term = terms[self.rng.below(4) as usize];
                 let count = self.rng.below(4);
                 let leases = (0..count).filter_map(|_| self.lease(model));
                 let leases: Vec<LeaseId> = leases.collect();
