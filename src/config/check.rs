@@ -118,6 +118,7 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
         history: History {
             revisions: file.history_revisions.or(History::default().revisions),
             bytes: file.history_bytes.or(History::default().bytes),
+            age: file.history_age.given().map(|(_, age)| *age),
         },
         store_bytes_max: file.store_bytes.or(limits::STORE_BYTES_MAX_DEFAULT),
         limits,

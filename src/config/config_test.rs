@@ -71,7 +71,7 @@ data_dir: data
 socket: {path: s, mode: "0600", group: apps}
 http: {listen: "[::1]:80", token_file: t}
 raft: {election_timeout: 3s, heartbeat_interval: 1s}
-history: {revisions: 5, bytes: 2MiB}
+history: {revisions: 5, bytes: 2MiB, age: 24h}
 quota: {store_bytes: 10485760}
 limits: {key_bytes: 1KiB, value_bytes: 2KiB, request_bytes: 4KiB, txn_operations: 3,
          connections: 4, streams: 5, pending_requests: 6}
@@ -90,6 +90,7 @@ shutdown_grace: 0s
     assert_eq!(config.raft_options().election_timeout, Span::from_secs(3));
     assert_eq!(config.raft_options().heartbeat_interval, Span::from_secs(1));
     assert_eq!((config.history.revisions, config.history.bytes), (5, 2 << 20));
+    assert_eq!(config.history.age, Some(Span::from_secs(86_400)));
     assert_eq!((config.store_bytes_max, config.disk_reserve_bytes), (10 << 20, 0));
     assert_eq!((config.limits.key_bytes, config.limits.request_bytes), (1024, 4096));
     assert_eq!((config.limits.streams, config.limits.pending_requests), (5, 6));
@@ -313,7 +314,7 @@ fn the_example_is_right_about_every_default() {
     assert_eq!(good(&example()), defaults, "the example changes something");
     assert_eq!(good(&uncommented(false)), defaults, "a commented default is not the default");
     let all = good(&uncommented(true));
-    assert!(all.http.is_some() && all.socket.group.is_some(), "an example of a setting is missing");
+    assert!(all.http.is_some() && all.history.age.is_some(), "an example of a setting is missing");
 }
 
 /// What the code itself says it knows: an unknown key is answered with the known ones.

@@ -103,6 +103,8 @@ pub struct History {
     pub revisions: u64,
     /// Bytes of keys and values that they may take.
     pub bytes: u64,
+    /// Age by the leader's wall clock above which they are forgotten; no bound when absent.
+    pub age: Option<Span>,
 }
 
 /// Limits on what callers of the local API may do.
@@ -146,7 +148,11 @@ impl Config {
 
 impl Default for History {
     fn default() -> Self {
-        Self { revisions: limits::HISTORY_REVISIONS_DEFAULT, bytes: limits::HISTORY_BYTES_DEFAULT }
+        Self {
+            revisions: limits::HISTORY_REVISIONS_DEFAULT,
+            bytes: limits::HISTORY_BYTES_DEFAULT,
+            age: None,
+        }
     }
 }
 
