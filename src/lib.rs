@@ -8,6 +8,7 @@
 //! - [`watch`]: recent history and the place of each watcher in it, pure
 //! - [`wire`]: every byte that outlives a process
 //! - [`pki`]: certificates and TLS settings
+//! - [`peer`]: links between daemons
 //! - [`api`]: the local HTTP API
 //! - [`telemetry`]: what operators see of a running daemon
 //! - [`config`]: the configuration file
@@ -27,6 +28,7 @@ pub mod api;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
 pub mod config;
+pub mod peer;
 pub mod pki;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod raft;

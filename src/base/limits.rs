@@ -126,8 +126,18 @@ pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const HELLO_BYTES_MAX: usize = 16 * 1024;
 /// Frames queued for one peer; when full, newer ones are dropped, and Raft resends.
 pub const PEER_QUEUE_FRAMES_MAX: usize = 4_096;
+/// Frames queued for a peer while there is no link. A few, so that a vote request that was sent just
+/// before the link is up need not wait for the next election; the newest, because they outdate the
+/// older ones.
+pub const PEER_QUEUE_UNLINKED_FRAMES_MAX: usize = 64;
+/// Refused connections that are remembered, by reason and source. When all are young, further ones
+/// are neither listed nor logged: a flood of addresses must fill neither the memory nor the log.
+pub const PEER_REFUSALS_MAX: usize = 256;
 /// Connections on the peer port that have not finished their handshake.
 pub const HANDSHAKES_MAX: usize = 64;
+/// The same of one IP address, by default: a restart of all nodes of a cluster on one host fits, and a
+/// flood from one host leaves places for others.
+pub const HANDSHAKES_PER_ADDRESS_DEFAULT: usize = 16;
 /// How long a handshake and hello may take.
 pub const HANDSHAKE_TIMEOUT: Span = Span::from_secs(5);
 /// Certificates in a peer's chain: its own and two between it and a root.

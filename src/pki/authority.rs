@@ -1,7 +1,8 @@
-//! A small private authority that names nodes: for `quorumd dev`, tests, and clusters without a PKI.
+//! A small private authority that names nodes: for `quorumd dev`, tests, and clusters without a
+//! PKI.
 //!
-//! It issues and forgets: no list of what was issued, no revocation. Who is a member is decided by the
-//! cluster's membership.
+//! It issues and forgets: no list of what was issued, no revocation. Who is a member is decided by
+//! the cluster's membership.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

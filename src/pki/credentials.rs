@@ -1,4 +1,5 @@
-//! Whether this node's own certificate, key and trusted roots can work, decided before they are used.
+//! Whether this node's own certificate, key and trusted roots can work, decided before they are
+//! used.
 //!
 //! The TLS settings that are made of them are `tls.rs`'s.
 
@@ -20,8 +21,8 @@ use crate::pki::{Identity, PkiError, files};
 
 /// A node's own certificate chain and key, and the roots that it trusts.
 ///
-/// - The certificate was valid, signed by one of the roots, usable in both directions, and belonged to
-///   the key, at the moment when it was judged.
+/// - The certificate was valid, signed by one of the roots, usable in both directions, and belonged
+///   to the key, at the moment when it was judged.
 /// - It names exactly one node.
 #[derive(Clone)]
 pub struct Credentials {
@@ -41,7 +42,8 @@ struct Sources {
 impl Credentials {
     /// Reads PEM files: the chain (own certificate first), its key, and one or more trusted roots.
     ///
-    /// Refuses with a sentence what could not work. A key that others can read is used, with a warning.
+    /// Refuses with a sentence what could not work. A key that others can read is used, with a
+    /// warning.
     pub fn load(certificate: &Path, key: &Path, authority: &Path) -> Result<Self, PkiError> {
         let sources = Sources {
             certificate: certificate.to_owned(),

@@ -10,15 +10,18 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum PkiError {
     /// A file exists where a new one was to be made.
-    #[error("{} exists already and is not overwritten; move it away if it is not needed", path.display())]
+    #[error(
+        "{} exists already and is not overwritten; move it away if it is not needed",
+        path.display()
+    )]
     Exists {
         /// The file.
         path: PathBuf,
     },
     /// The certificate's time is over.
     #[error(
-        "the certificate in {} has expired; issue a new one for this node (quorumd does not run with an \
-         expired certificate, because every peer would refuse it)",
+        "the certificate in {} has expired; issue a new one for this node (quorumd does not run \
+         with an expired certificate, because every peer would refuse it)",
         path.display()
     )]
     Expired {
@@ -47,8 +50,8 @@ pub enum PkiError {
     },
     /// The certificate is not signed by a trusted root.
     #[error(
-        "the certificate in {} is not signed by the authority in {}; use the authority that issued it, or \
-         have it issued again",
+        "the certificate in {} is not signed by the authority in {}; use the authority that \
+         issued it, or have it issued again",
         path.display(),
         authority.display()
     )]
@@ -60,7 +63,8 @@ pub enum PkiError {
     },
     /// The private key belongs to another certificate.
     #[error(
-        "the key in {} does not belong to the certificate in {}; give the pair that was issued together",
+        "the key in {} does not belong to the certificate in {}; give the pair that was issued \
+         together",
         key.display(),
         path.display()
     )]
@@ -80,8 +84,8 @@ pub enum PkiError {
     },
     /// A cluster or node name that no certificate can carry.
     #[error(
-        "{name:?} cannot be the name of a cluster or node; use 1 to 63 letters, digits, dots, hyphens and \
-         underscores"
+        "{name:?} cannot be the name of a cluster or node; use 1 to 253 letters, digits, dots, \
+         hyphens and underscores"
     )]
     Name {
         /// The name.
@@ -89,8 +93,8 @@ pub enum PkiError {
     },
     /// The certificate's time has not begun.
     #[error(
-        "the certificate in {} is not valid yet; check this host's clock, or issue a certificate whose time \
-         has begun",
+        "the certificate in {} is not valid yet; check this host's clock, or issue a certificate \
+         whose time has begun",
         path.display()
     )]
     NotYetValid {
@@ -107,8 +111,8 @@ pub enum PkiError {
     },
     /// The certificate may not be used for both directions.
     #[error(
-        "the certificate in {} cannot be used on the peer port ({source}); issue one for server and client \
-         authentication",
+        "the certificate in {} cannot be used on the peer port ({source}); issue one for server \
+         and client authentication",
         path.display()
     )]
     Usage {

@@ -10,13 +10,11 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use crate::base::limits;
 use crate::pki::{IdentityFault, PkiError};
 
-/// Longest name of a cluster or node in bytes: a DNS label's length, so that a name may also be one.
-const NAME_BYTES_MAX: usize = 63;
-
-/// A node as its certificate names it. Two identities are equal when all bytes are: there is no case
-/// folding, escape or wildcard.
+/// A node as its certificate names it. Two identities are equal when all bytes are: there is no
+/// case folding, escape or wildcard.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
     cluster: String,
@@ -26,8 +24,8 @@ pub struct Identity {
 impl Identity {
     /// The node `name` of `cluster`.
     ///
-    /// Refuses a name that is not 1 to 63 letters, digits, dots, hyphens and underscores: such a name
-    /// needs no escaping in a URI, so equal names have equal bytes.
+    /// Refuses a name that is not 1 to 253 letters, digits, dots, hyphens and underscores: such a
+    /// name needs no escaping in a URI, so equal names have equal bytes.
     pub fn new(cluster: &str, name: &str) -> Result<Identity, PkiError> {
         for part in [cluster, name] {
             if !is_name(part) {
@@ -64,9 +62,9 @@ impl fmt::Display for Identity {
 
 /// The identity in a peer's certificate chain, of which the first certificate is the peer's own.
 ///
-/// The chain must have been verified before: this reads the name and trusts nothing. Exactly one URI
-/// name is accepted (as SPIFFE demands of an X.509 identity), so that two readers cannot pick two
-/// different ones.
+/// The chain must have been verified before: this reads the name and trusts nothing. Exactly one
+/// URI name is accepted (as SPIFFE demands of an X.509 identity), so that two readers cannot pick
+/// two different ones.
 pub fn peer_identity(certificates: &[CertificateDer<'_>]) -> Result<Identity, IdentityFault> {
     let first = certificates.first().ok_or(IdentityFault::NoCertificate)?;
     Identity::from_uri(&single_uri(first)?)
@@ -94,7 +92,7 @@ pub(super) fn single_uri(certificate: &CertificateDer<'_>) -> Result<String, Ide
 
 /// Whether `text` can be a name.
 pub(super) fn is_name(text: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&text.len())
+    (1..=limits::NODE_NAME_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
@@ -108,7 +106,7 @@ mod tests {
         let identity = Identity::from_uri("spiffe://blue/node/alpha-1").unwrap();
         assert_eq!((identity.cluster(), identity.name()), ("blue", "alpha-1"));
         assert_eq!(identity.to_string(), "spiffe://blue/node/alpha-1");
-        let long = format!("spiffe://blue/node/{}", "a".repeat(64));
+        let long = format!("spiffe://blue/node/{}", "a".repeat(254));
         for uri in [
             "",
             "spiffe://",

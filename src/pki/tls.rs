@@ -19,18 +19,20 @@ use rustls::{
 };
 
 use crate::base::limits;
-use crate::pki::{Credentials, PkiError};
+use crate::pki::{Credentials, Identity, PkiError};
 
 /// The only application protocol of the peer port. A connection that did not agree on it is closed.
 pub const ALPN: &[u8] = b"quorumd/1";
 
-/// The two halves of a node's TLS settings.
+/// A node's TLS settings, in two halves.
 ///
-/// Both: TLS 1.3 only, both sides authenticated, one application protocol, no resumption and no early
-/// data. Nothing is resumed because a resumed session keeps the identity of the first handshake, also
-/// after a root was withdrawn; handshakes are rare here, links live for days.
+/// Both: TLS 1.3 only, both sides authenticated, one application protocol, no resumption and no
+/// early data. Nothing is resumed because a resumed session keeps the identity of the first
+/// handshake, also after a root was withdrawn; handshakes are rare here, links live for days.
 #[derive(Clone, Debug)]
 pub struct TlsConfigs {
+    /// The node that they authenticate.
+    pub identity: Identity,
     /// For accepted connections.
     pub server: Arc<ServerConfig>,
     /// For dialed connections.
@@ -72,17 +74,22 @@ fn configs(credentials: &Credentials) -> Result<TlsConfigs, Error> {
     client.resumption = Resumption::disabled();
     client.enable_early_data = false;
     client.enable_sni = false;
-    Ok(TlsConfigs { server: Arc::new(server), client: Arc::new(client) })
+    Ok(TlsConfigs {
+        identity: credentials.identity().clone(),
+        server: Arc::new(server),
+        client: Arc::new(client),
+    })
 }
 
 /// Verifies a peer's chain against the trusted roots, for both directions, without comparing names.
 ///
-/// rustls would compare the certificate's DNS names with the address that was dialed. Nodes have URI
-/// names and change their addresses, so that comparison is left out here and `peer/` compares the
-/// identity right after the handshake, before a byte of the peer is read or sent to it.
+/// rustls would compare the certificate's DNS names with the address that was dialed. Nodes have
+/// URI names and change their addresses, so that comparison is left out here and `peer/` compares
+/// the identity right after the handshake, before a byte of the peer is read or sent to it.
 ///
 /// - Signatures, dates, key usage and path constraints are webpki's to check, always.
-/// - A chain that is longer, or a certificate that is larger, than any sensible one is refused first.
+/// - A chain that is longer, or a certificate that is larger, than any sensible one is refused
+///   first.
 #[derive(Debug)]
 pub(super) struct ChainVerifier {
     roots: Arc<RootCertStore>,

@@ -1,0 +1,239 @@
+//! The beginning of a connection, from both sides: TLS, then who is who, then one hello and its
+//! answer.
+//!
+//! Checked here: certificate against names, names against configuration, protocol versions. Whether
+//! a proven name is a member is the [`Gatekeeper`]'s answer. Nothing is kept of a connection that
+//! fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustls::pki_types::{CertificateDer, DnsName, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::base::{NodeId, limits};
+use crate::peer::links::Shared;
+use crate::peer::socket;
+use crate::peer::{Gatekeeper, PeerError, PeerFault, Target};
+use crate::pki::{ALPN, Identity, TlsConfigs, peer_identity};
+use crate::wire::{
+    Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
+    WireError, encode_hello, encode_hello_answer, read_hello, read_hello_answer,
+};
+
+/// How long a handshake with hello and answer may take, on both sides.
+pub(super) const HANDSHAKE_TIMEOUT: Duration =
+    Duration::from_micros(limits::HANDSHAKE_TIMEOUT.as_micros());
+/// How long one connection attempt of an introduction may take.
+const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much is read at once before a peer is known.
+const HELLO_READ_BYTES: usize = 4 * 1024;
+
+/// A connection that was accepted for consensus messages.
+pub(super) struct Accepted {
+    pub(super) name: String,
+    pub(super) node: NodeId,
+    pub(super) stream: TlsStream<TcpStream>,
+    /// What arrived after the hello.
+    pub(super) buffer: BytesMut,
+}
+
+/// A connection that was not accepted.
+pub(super) struct Rejected {
+    /// The node that its certificate names, when it came as far.
+    pub(super) identity: Option<Identity>,
+    pub(super) error: PeerError,
+}
+
+impl<E: Into<PeerError>> From<E> for Rejected {
+    fn from(error: E) -> Self {
+        Rejected { identity: None, error: error.into() }
+    }
+}
+
+/// Dials a target once, asks for what a node without a cluster identity asks for, and closes.
+///
+/// `hello` names the class, this node and the target; the target's certificate must carry the
+/// hello's `cluster_name` and the target's name. Takes at most some seconds.
+pub async fn introduce(
+    tls: &TlsConfigs,
+    target: &Target,
+    hello: &Hello,
+) -> Result<HelloAnswer, PeerError> {
+    let socket = socket::connect(&target.address, INTRODUCE_TIMEOUT).await?;
+    let greeting = greet(tls, socket, &target.name, hello);
+    let (answer, mut stream) =
+        timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
+    // The answer is here: how the connection ends does not matter any more.
+    let _ = timeout(INTRODUCE_TIMEOUT, stream.shutdown()).await;
+    Ok(answer)
+}
+
+/// Dials a peer for consensus messages. On success the peer has accepted us and we have accepted
+/// it.
+pub(super) async fn dial(
+    shared: &Shared,
+    name: &str,
+    address: &str,
+) -> Result<(NodeId, TlsStream<TcpStream>), PeerError> {
+    let socket = socket::connect(address, shared.options.dial_timeout).await?;
+    let hello = Hello {
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION_MAX,
+        class: LinkClass::Consensus,
+        cluster_name: shared.options.cluster_name.clone(),
+        name: shared.options.name.clone(),
+        to_name: name.to_owned(),
+        claim: shared.gatekeeper.claim(),
+    };
+    let greeting = greet(&shared.tls, socket, name, &hello);
+    let (answer, stream) =
+        timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
+    let verdict = shared.gatekeeper.accept_answer(name, &answer);
+    match (answer, verdict) {
+        (HelloAnswer::Refused(refusal), _) => Err(PeerError::Refused(refusal)),
+        (_, Err(refusal)) => Err(PeerFault::Unwelcome(refusal).into()),
+        (_, Ok(node)) => Ok((node, stream)),
+    }
+}
+
+/// The dialer's side: TLS, the server's identity, hello, answer.
+async fn greet(
+    tls: &TlsConfigs,
+    socket: TcpStream,
+    name: &str,
+    hello: &Hello,
+) -> Result<(HelloAnswer, TlsStream<TcpStream>), PeerError> {
+    // The name is neither sent nor compared (see `pki/tls.rs`), but rustls asks for one.
+    let unused = DnsName::try_from("quorumd.invalid").expect("a constant that is a DNS name");
+    let connector = TlsConnector::from(Arc::clone(&tls.client));
+    let stream = connector.connect(ServerName::DnsName(unused), socket).await?;
+    let mut stream = TlsStream::from(stream);
+    let identity = proven_identity(&stream)?;
+    if identity.cluster() != hello.cluster_name {
+        return Err(PeerFault::Unwelcome(HelloRefusal::CertificateCluster).into());
+    }
+    if identity.name() != name {
+        return Err(PeerFault::Unwelcome(HelloRefusal::CertificateName).into());
+    }
+    stream.write_all(&encode_hello(hello)).await?;
+    stream.flush().await?;
+    let mut buffer = BytesMut::new();
+    let answer = first_frame(&mut stream, &mut buffer, read_hello_answer).await?;
+    if !buffer.is_empty() {
+        return Err(PeerFault::UnexpectedData.into());
+    }
+    if let HelloAnswer::Accepted { version, .. } = &answer
+        && !(hello.version_min..=hello.version_max).contains(version)
+    {
+        return Err(PeerFault::Unwelcome(HelloRefusal::Version).into());
+    }
+    Ok((answer, stream))
+}
+
+/// The listener's side: TLS, the dialer's identity, hello, judgement, answer.
+///
+/// Nothing when the dialer has got its answer and the connection is over: it asked for no more, or
+/// is not a member yet.
+pub(super) async fn receive(
+    shared: &Shared,
+    socket: TcpStream,
+) -> Result<Option<Accepted>, Rejected> {
+    socket::prepare(&socket)?;
+    let acceptor = TlsAcceptor::from(Arc::clone(&shared.tls.server));
+    let mut stream = TlsStream::from(acceptor.accept(socket).await?);
+    let identity = proven_identity(&stream)?;
+    match receive_hello(shared, &identity, &mut stream).await {
+        Ok(None) => Ok(None),
+        Ok(Some((node, buffer))) => {
+            Ok(Some(Accepted { name: identity.name().to_owned(), node, stream, buffer }))
+        }
+        Err(error) => Err(Rejected { identity: Some(identity), error }),
+    }
+}
+
+async fn receive_hello(
+    shared: &Shared,
+    identity: &Identity,
+    stream: &mut TlsStream<TcpStream>,
+) -> Result<Option<(NodeId, BytesMut)>, PeerError> {
+    let mut buffer = BytesMut::new();
+    let hello = first_frame(stream, &mut buffer, read_hello).await?;
+    let answer = answer(&shared.options.cluster_name, &shared.options.name, identity, &hello)
+        .map_or_else(HelloAnswer::Refused, |version| judged(&*shared.gatekeeper, &hello, version));
+    stream.write_all(&encode_hello_answer(&answer)).await?;
+    stream.flush().await?;
+    if matches!(answer, HelloAnswer::Accepted { .. }) && hello.class == LinkClass::Consensus {
+        return Ok(Some((hello.claim.node, buffer)));
+    }
+    stream.shutdown().await?;
+    match answer {
+        HelloAnswer::Refused(refusal) => Err(PeerFault::Unwelcome(refusal).into()),
+        _ => Ok(None),
+    }
+}
+
+/// Whether names and versions fit, before anybody looks at the membership; the version to speak.
+fn answer(
+    cluster_name: &str,
+    own_name: &str,
+    identity: &Identity,
+    hello: &Hello,
+) -> Result<u32, HelloRefusal> {
+    if identity.cluster() != cluster_name {
+        return Err(HelloRefusal::CertificateCluster);
+    }
+    if identity.name() != hello.name {
+        return Err(HelloRefusal::CertificateName);
+    }
+    if hello.cluster_name != cluster_name {
+        return Err(HelloRefusal::ClusterName);
+    }
+    if hello.to_name != own_name {
+        return Err(HelloRefusal::ToName);
+    }
+    let version = hello.version_max.min(PROTOCOL_VERSION_MAX);
+    if version < hello.version_min.max(PROTOCOL_VERSION_MIN) {
+        return Err(HelloRefusal::Version);
+    }
+    Ok(version)
+}
+
+fn judged(gatekeeper: &dyn Gatekeeper, hello: &Hello, version: u32) -> HelloAnswer {
+    match gatekeeper.judge(hello) {
+        HelloAnswer::Accepted { claim, .. } => HelloAnswer::Accepted { version, claim },
+        other => other,
+    }
+}
+
+/// The identity in the verified certificate of the other side, which has agreed on our protocol.
+fn proven_identity(stream: &TlsStream<TcpStream>) -> Result<Identity, PeerError> {
+    let (_, connection) = stream.get_ref();
+    if connection.alpn_protocol() != Some(ALPN) {
+        return Err(PeerFault::Alpn.into());
+    }
+    let certificates: &[CertificateDer<'_>] = connection.peer_certificates().unwrap_or_default();
+    peer_identity(certificates).map_err(|fault| PeerFault::Identity(fault).into())
+}
+
+/// Reads until one whole frame is there; what follows it stays in `buffer`. The limit is in `read`,
+/// which refuses by the announced length, so that the buffer never outgrows one frame and one read.
+async fn first_frame<T>(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut BytesMut,
+    read: fn(&mut BytesMut) -> Result<Option<T>, WireError>,
+) -> Result<T, PeerError> {
+    loop {
+        if let Some(frame) = read(buffer).map_err(PeerFault::Hello)? {
+            return Ok(frame);
+        }
+        buffer.reserve(HELLO_READ_BYTES);
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(PeerError::Closed);
+        }
+    }
+}

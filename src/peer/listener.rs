@@ -1,0 +1,204 @@
+//! Which connections are accepted, how many at once, and what happens to those that are refused.
+//!
+//! What a connection must show is in `hello.rs`; what is read from it then, in `link.rs`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::base::limits::HANDSHAKES_MAX;
+use crate::peer::hello::{self, Accepted, HANDSHAKE_TIMEOUT, Rejected};
+use crate::peer::links::{Poke, Shared};
+use crate::peer::{PeerError, PeerFault, link};
+
+/// Pause after the system had no file descriptor or memory for another connection.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections for ever. Owns the tasks of all of them: they end with it.
+pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        // While all places are taken, nobody is accepted: strangers wait in the kernel's backlog,
+        // at most as long as one handshake may take.
+        let permit = Arc::clone(&handshakes)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is local and never closed");
+        let accepted = listener.accept().await;
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((socket, from)) => {
+                let from = canonical(from);
+                let places = &shared.handshakes;
+                match places.take(from.ip(), shared.options.handshakes_per_address_max, permit) {
+                    Some(place) => {
+                        connections.spawn(serve(Arc::clone(&shared), socket, from, place));
+                    }
+                    None => refuse(&shared, from, PeerFault::TooManyConnections),
+                }
+            }
+            Err(error) if is_exhaustion(&error) => {
+                let reason = PeerError::Unreachable(error.kind());
+                if shared.refusals.note(reason, "accept", Instant::now()) {
+                    tracing::warn!(%error, "no connection can be accepted; raise LimitNOFILE");
+                }
+                sleep(EXHAUSTED_PAUSE).await;
+            }
+            // The connection was gone before it was accepted (accept(2)): the next one may be fine.
+            Err(error) => tracing::debug!(%error, "a connection could not be accepted"),
+        }
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket is the same host as without the mapping.
+fn canonical(from: SocketAddr) -> SocketAddr {
+    SocketAddr::new(from.ip().to_canonical(), from.port())
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| exhausted.iter().any(|e| e.raw_os_error() == code))
+}
+
+/// One connection from its first byte to its end.
+async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, place: Place) {
+    let received = timeout(HANDSHAKE_TIMEOUT, hello::receive(&shared, socket)).await;
+    drop(place);
+    match received {
+        Ok(Ok(Some(accepted))) => serve_link(&shared, from, accepted).await,
+        Ok(Ok(None)) => {}
+        Ok(Err(rejected)) => reject(&shared, from, &rejected),
+        Err(_) => reject(&shared, from, &Rejected::from(PeerError::TimedOut)),
+    }
+}
+
+async fn serve_link(shared: &Shared, from: SocketAddr, accepted: Accepted) {
+    let Accepted { name, node, mut stream, buffer } = accepted;
+    let superseded = shared.incoming.enter(&name);
+    shared.poke(&name, Poke::Arrived);
+    let ended = tokio::select! {
+        error = link::receive(shared, node, &mut stream, buffer) => Some(error),
+        () = superseded.notified() => None,
+    };
+    shared.incoming.leave(&name, &superseded);
+    let Some(error) = ended else { return };
+    if let PeerError::Fault(fault) = error {
+        tracing::debug!(peer = %name, "closing the incoming link after a fault");
+        refuse(shared, from, fault);
+    }
+    shared.poke(&name, Poke::Lost);
+}
+
+/// Reports why a connection did not become a link.
+fn reject(shared: &Shared, from: SocketAddr, rejected: &Rejected) {
+    let error = rejected.error;
+    // Port scans, health checks and our own probes close without a word: not worth a line.
+    if matches!(error, PeerError::Closed | PeerError::Unreachable(_)) {
+        tracing::debug!(%from, reason = %error, "a connection ended before it became a link");
+        return;
+    }
+    if !shared.refusals.note(error, &from.ip().to_string(), Instant::now()) {
+        return;
+    }
+    let certificate = rejected.identity.as_ref().map(ToString::to_string).unwrap_or_default();
+    if error.is_ordinary() {
+        tracing::info!(%from, certificate, reason = %error, "no link with a peer that dialed");
+    } else {
+        tracing::warn!(%from, certificate, reason = %error, "refused a connection");
+    }
+}
+
+fn refuse(shared: &Shared, from: SocketAddr, fault: PeerFault) {
+    reject(shared, from, &Rejected::from(PeerError::from(fault)));
+}
+
+/// How many unfinished handshakes each address has.
+///
+/// - No entry is zero.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+}
+
+/// One unfinished handshake, given back when dropped.
+struct Place {
+    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    address: IpAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Handshakes {
+    fn take(&self, address: IpAddr, max: usize, permit: OwnedSemaphorePermit) -> Option<Place> {
+        let mut by_address = lock(&self.by_address);
+        let count = by_address.entry(address).or_insert(0);
+        if *count >= max.max(1) {
+            return None;
+        }
+        *count += 1;
+        Some(Place { by_address: Arc::clone(&self.by_address), address, _permit: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = lock(&self.by_address);
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The incoming link of each peer name: at most one, the newest.
+#[derive(Default)]
+pub(super) struct Incoming {
+    by_name: Mutex<BTreeMap<String, Arc<Notify>>>,
+}
+
+impl Incoming {
+    /// Enters a new link; an older one of the same name is told to end. Resolves when this one is.
+    fn enter(&self, name: &str) -> Arc<Notify> {
+        let superseded = Arc::new(Notify::new());
+        let older = lock(&self.by_name).insert(name.to_owned(), Arc::clone(&superseded));
+        if let Some(older) = older {
+            older.notify_one();
+        }
+        superseded
+    }
+
+    /// Takes a link that ended out, unless a newer one has taken its place.
+    fn leave(&self, name: &str, link: &Arc<Notify>) {
+        let mut by_name = lock(&self.by_name);
+        if by_name.get(name).is_some_and(|present| Arc::ptr_eq(present, link)) {
+            by_name.remove(name);
+        }
+    }
+
+    /// Ends the link of `name`, if there is one.
+    pub(super) fn end(&self, name: &str) {
+        if let Some(link) = lock(&self.by_name).remove(name) {
+            link.notify_one();
+        }
+    }
+
+    /// Whether there is a link of `name`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        lock(&self.by_name).contains_key(name)
+    }
+}
+
+/// The maps are whole after each operation, so that a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,76 @@
+//! Links between daemons: one mutually authenticated TLS connection in each direction, carrying
+//! frames.
+//!
+//! Each node dials every other node and *sends* on the connection that it dialed; it *receives* on
+//! the connections that it accepted. So no two nodes ever have to agree which of two crossing
+//! connections survives, and losing one direction says nothing about the other. This folder knows
+//! frames and who may speak; what messages mean, and which node leads, it does not know.
+//!
+//! # Who may speak
+//!
+//! 1. rustls verifies the chain of both sides (`pki/`).
+//! 2. The listener compares the certificate's identity with its own cluster and with the name in
+//!    the hello; the dialer compares it with the name that it wanted to reach. Byte for byte.
+//! 3. The [`Gatekeeper`] compares the hello with the membership and with what the peer has promised
+//!    before (`replica/` decides).
+//! 4. The sender inside every consensus message must be the node that the hello named.
+//!
+//! Whoever fails is refused without effect on other links: it is answered with the reason when its
+//! certificate is good, reported once per reason and address ([`LinksStatus::refusals`]), and
+//! closed.
+//!
+//! # Losing a peer
+//!
+//! When the connection that we dialed ends, it is dialed again at once. If that fails too, the peer
+//! is reported [`Inbound::Down`] with `redial_failed`: its process is gone, and a voter may
+//! campaign without waiting for its election timer. The end of the connection that we *accepted*
+//! from a peer is a hint: its address is then tried with a bare TCP connection, and if nobody
+//! listens our own connection is given up as well. A peer that vanishes without closing (power,
+//! cable) is noticed by TCP keepalive and user timeout within some five seconds; consensus has its
+//! own heartbeats, which are faster.
+//!
+//! # Tasks
+//!
+//! - **Listener**, one, owned by [`Links`]: accepts connections, and owns the tasks of all of them.
+//!   Ends by shutdown or drop.
+//! - **Connection**, one for each accepted: at most `HANDSHAKES_MAX` in their handshake, and one
+//!   link for each peer name. Ends when the peer closes, on a fault, when a newer connection of
+//!   that name replaces it, when its name leaves the targets, or with the listener.
+//! - **Dialer**, one for each target, owned by [`Links`]: keeps the outgoing link. Ends when its
+//!   outbox is closed, after it wrote what is queued, for at most a second.
+//!
+//! # Channels
+//!
+//! - **Outbox**, from [`Links::send`] to a dialer. Bound: `PEER_QUEUE_FRAMES_MAX` while linked, the
+//!   newest `PEER_QUEUE_UNLINKED_FRAMES_MAX` while not. Full: `send` says false and consensus sends
+//!   again; while not linked, the oldest is dropped. Closed: the target was removed.
+//! - **Inbound**, from connections and dialers to `node/`. Bound: the caller's. Full: the link is
+//!   read no further, and TCP slows that peer down. Closed: the node has stopped, and links end.
+//! - **Pokes**, from connections and `set_targets` to a dialer. Bound: 4. Full: the hint is
+//!   dropped, and keepalive does the rest. Never closed while the dialer runs: it holds both ends.
+//!
+//! Locks are held for the length of a map operation and never over an await.
+
+mod dialer;
+mod error;
+mod gatekeeper;
+mod hello;
+mod link;
+mod links;
+mod listener;
+mod outbox;
+mod refusals;
+mod socket;
+
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod links_test;
+#[cfg(test)]
+mod refused_test;
+
+pub use error::{PeerError, PeerFault};
+pub use gatekeeper::Gatekeeper;
+pub use hello::introduce;
+pub use links::{Inbound, Links, LinksStatus, Options, PeerStatus, Target};
+pub use refusals::Refusal;
