@@ -1,4 +1,5 @@
-//! Newtypes for identities and positions, so that a term can never be passed where an index is meant.
+//! Newtypes for identities and positions, so that a term can never be passed where an index is
+//! meant.
 //!
 //! No arithmetic crosses kinds. What each number means to the protocol is said where it is used.
 

@@ -1,8 +1,8 @@
 //! Every bound of the system, with its unit and its reason, and the relations between them.
 //!
 //! A limit that an operator may change is the *default* of an option; one that protects memory
-//! before anything is known about the sender is a constant. The code that meets a limit answers with
-//! an error that names it.
+//! before anything is known about the sender is a constant. The code that meets a limit answers
+//! with an error that names it.
 
 use super::time::Span;
 
@@ -73,7 +73,8 @@ pub const TTL_MAX: Span = Span::from_secs(24 * 60 * 60);
 /// Time to live when the caller names none.
 pub const TTL_DEFAULT: Span = Span::from_secs(10);
 /// Time to live of a host's own lease, the parent of what is bound on that host. Each child ends by
-/// its own, shorter or longer, time to live; this one only bounds how long a vanished host is listed.
+/// its own, shorter or longer, time to live; this one only bounds how long a vanished host is
+/// listed.
 pub const NODE_TTL: Span = Span::from_secs(60);
 
 /// What a holder gives up of its lease so that a drifting clock and a late message cannot make it
@@ -91,7 +92,8 @@ pub const fn promise_margin(ttl: Span) -> Span {
 pub const VOTERS_MAX: usize = 9;
 /// Most members of all kinds.
 pub const MEMBERS_MAX: usize = 1_000;
-/// Longest name of a node or a cluster in bytes: it must fit in a certificate's URI and in a DNS name.
+/// Longest name of a node or a cluster in bytes: it must fit in a certificate's URI and in a DNS
+/// name.
 pub const NODE_NAME_BYTES_MAX: usize = 253;
 /// Longest `host:port` of a member in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 320;
@@ -126,17 +128,17 @@ pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const HELLO_BYTES_MAX: usize = 16 * 1024;
 /// Frames queued for one peer; when full, newer ones are dropped, and Raft resends.
 pub const PEER_QUEUE_FRAMES_MAX: usize = 4_096;
-/// Frames queued for a peer while there is no link. A few, so that a vote request that was sent just
-/// before the link is up need not wait for the next election; the newest, because they outdate the
-/// older ones.
+/// Frames queued for a peer while there is no link. A few, so that a vote request that was sent
+/// just before the link is up need not wait for the next election; the newest, because they outdate
+/// the older ones.
 pub const PEER_QUEUE_UNLINKED_FRAMES_MAX: usize = 64;
 /// Refused connections that are remembered, by reason and source. When all are young, further ones
 /// are neither listed nor logged: a flood of addresses must fill neither the memory nor the log.
 pub const PEER_REFUSALS_MAX: usize = 256;
 /// Connections on the peer port that have not finished their handshake.
 pub const HANDSHAKES_MAX: usize = 64;
-/// The same of one IP address, by default: a restart of all nodes of a cluster on one host fits, and a
-/// flood from one host leaves places for others.
+/// The same of one IP address, by default: a restart of all nodes of a cluster on one host fits,
+/// and a flood from one host leaves places for others.
 pub const HANDSHAKES_PER_ADDRESS_DEFAULT: usize = 16;
 /// How long a handshake and hello may take.
 pub const HANDSHAKE_TIMEOUT: Span = Span::from_secs(5);

@@ -1,4 +1,5 @@
-//! The words that all layers share: identities, positions in the log, time, seeded randomness, limits.
+//! The words that all layers share: identities, positions in the log, time, seeded randomness,
+//! limits.
 //!
 //! A word belongs here when two folders that may not import each other both need it. Nothing here
 //! decides anything: no protocol rule, no encoding, no input or output.

@@ -6,8 +6,8 @@ use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 
 /// A point on one node's own monotonic clock, in microseconds since an arbitrary start. In
-/// production this is `CLOCK_BOOTTIME`, which runs on during suspend (clock_gettime(2)): a lease must
-/// not look valid because the host slept. Points of different nodes cannot be compared.
+/// production this is `CLOCK_BOOTTIME`, which runs on during suspend (clock_gettime(2)): a lease
+/// must not look valid because the host slept. Points of different nodes cannot be compared.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
@@ -140,8 +140,8 @@ impl fmt::Debug for Span {
 }
 
 /// Wall-clock milliseconds since the Unix epoch, as the leader stamped them into an entry. Never
-/// decreases from one entry to the next. Decides how long history and idempotency keys are kept, and
-/// never anything about a lease.
+/// decreases from one entry to the next. Decides how long history and idempotency keys are kept,
+/// and never anything about a lease.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct WallMillis(pub u64);
 

@@ -1,7 +1,7 @@
 //! What settings mean together, where defaults and relative paths come in, and the entry point.
 //!
-//! What a single value may be is decided in `file`; whether the files that a configuration names can
-//! be used is decided by those who open them.
+//! What a single value may be is decided in `file`; whether the files that a configuration names
+//! can be used is decided by those who open them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,8 +77,8 @@ fn end_of(before: &[u8]) -> (usize, usize) {
     (line, text.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1)
 }
 
-/// The configuration, as far as it can be made; nothing when a required part is missing or bad, which
-/// is then in the report.
+/// The configuration, as far as it can be made; nothing when a required part is missing or bad,
+/// which is then in the report.
 fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config> {
     check_required(&file, report);
     check_members(&file.members, report);

@@ -116,10 +116,8 @@ fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
 fn each_value_is_checked_by_itself() {
     check(
         "socket: {mode: 660}",
-        &[
-            "f:6:16: `socket.mode` must be text, in quotes: an octal file mode up to \"0777\", such \
-           as \"0660\"; found 660",
-        ],
+        &["f:6:16: `socket.mode` must be text, in quotes: an octal file mode up to \"0777\", \
+           such as \"0660\"; found 660"],
     );
     check(
         "limits: {value_bytes: 2MiB}",

@@ -1,5 +1,5 @@
-//! One watcher's place in the history: what it is sent next, and what it is told that cannot be sent
-//! everything.
+//! One watcher's place in the history: what it is sent next, and what it is told that cannot be
+//! sent everything.
 //!
 //! Who may watch, how messages look and when a progress message is due are decided in `api/`; whom
 //! to wake, in `registry.rs`.
@@ -108,8 +108,8 @@ pub enum WatchEnd {
 /// - Every event under the filter in `(start, position]` was delivered, once and in order, where
 ///   `start` is the revision of the last `Synced`; none above `position` was (W1 to W4).
 /// - `position` never moves back (RELIABILITY I2).
-/// - A claim that everything was sent (`Synced`, `progress`) names `position` and is made in no other
-///   phase than `Live`, so that it can run ahead of no event (W6, RELIABILITY I1) and of no
+/// - A claim that everything was sent (`Synced`, `progress`) names `position` and is made in no
+///   other phase than `Live`, so that it can run ahead of no event (W6, RELIABILITY I1) and of no
 ///   `from` (W7, RELIABILITY I7).
 #[derive(Clone, Debug)]
 pub struct Cursor {

@@ -1,6 +1,7 @@
 //! Which keys a watcher asked for, and which events of a revision those are.
 //!
-//! Whether the caller may read them is decided in `host/`, before the watch is opened and per event.
+//! Whether the caller may read them is decided in `host/`, before the watch is opened and per
+//! event.
 
 use std::ops::Range;
 
@@ -15,7 +16,8 @@ pub enum Filter {
     Key(Bytes),
     /// All keys that begin with this. An empty prefix is every key outside the reserved namespace
     /// `_`, as in
-    /// [`Selection::Prefix`](crate::state::Selection::Prefix): the daemon's own lock queues are watched by name only.
+    /// [`Selection::Prefix`](crate::state::Selection::Prefix): the daemon's own lock queues are
+    /// watched by name only.
     Prefix(Bytes),
 }
 

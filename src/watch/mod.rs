@@ -1,9 +1,10 @@
-//! Watches: the shared recent history, the place of each watcher in it, and whom a write wakes. Pure.
+//! Watches: the shared recent history, the place of each watcher in it, and whom a write wakes.
+//! Pure.
 //!
 //! A watcher is a [`Cursor`] into one [`History`]. It is woken, never copied to: what it is sent is
-//! read from the history when its reader is ready for more, so that a slow or stuck reader costs the
-//! daemon one position, and nobody waits for it. When the history no longer reaches back to it, it
-//! is told so: by a resync when it asked for the present state, else by the end of its stream.
+//! read from the history when its reader is ready for more, so that a slow or stuck reader costs
+//! the daemon one position, and nobody waits for it. When the history no longer reaches back to it,
+//! it is told so: by a resync when it asked for the present state, else by the end of its stream.
 //!
 //! ```text
 //!   open ──► waiting ──► snapshot, part by part, at one revision ──► synced ──► live ──► …

@@ -1,4 +1,5 @@
-//! Random writes, compactions, restarts and readers against a list of everything that ever happened.
+//! Random writes, compactions, restarts and readers against a list of everything that ever
+//! happened.
 //!
 //! What a stream delivers must be that list under its filter, or the stream must have said that it
 //! cannot be: W1 to W8 of the watch guarantees at once, for readers of any pace.

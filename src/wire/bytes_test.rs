@@ -1,5 +1,5 @@
-//! What is encoded decodes to itself, and no bytes make a decoder panic or allocate more than a small
-//! multiple of what it was fed.
+//! What is encoded decodes to itself, and no bytes make a decoder panic or allocate more than a
+//! small multiple of what it was fed.
 
 use std::fmt::Debug;
 
@@ -114,7 +114,11 @@ fn reseal(bytes: &mut [u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_type_survives_the_way_there_and_back(seed in any::<u64>()) {
@@ -258,7 +262,8 @@ fn frames_are_refused_by_length_before_their_bytes_arrive() {
     assert_eq!(decode_hello(&hello), refused);
 }
 
-/// A frame of four megabytes can hold two million empty entries, each forty times as large in memory.
+/// A frame of four megabytes can hold two million empty entries, each forty times as large in
+/// memory.
 #[test]
 fn many_empty_fields_are_refused_before_they_are_decoded() {
     let entries = [0x22, 0x00].repeat(limits::APPEND_ENTRIES_MAX + 1);

@@ -125,7 +125,10 @@ pub(super) fn required<T>(field: Option<T>) -> Result<T, WireError> {
 /// Two functions between a closed enum and its codes. Codes start at 1: zero is what prost reads
 /// where nothing was written.
 macro_rules! codes {
-    ($to:ident, $from:ident, $kind:ident, $what:literal, { $($variant:ident = $code:literal),+ $(,)? }) => {
+    (
+        $to:ident, $from:ident, $kind:ident, $what:literal,
+        { $($variant:ident = $code:literal),+ $(,)? }
+    ) => {
         pub(super) fn $to(value: $kind) -> u32 {
             match value {
                 $($kind::$variant => $code,)+

@@ -49,8 +49,8 @@ pub fn encode_command(command: &Command) -> Bytes {
 /// Decodes a command. Keys and values of the result are slices of `bytes`, not copies: who keeps
 /// them longer than the log keeps the entry copies them.
 ///
-/// Errors on anything that this program does not understand in full, and on everything that breaks a
-/// limit. A leader calls this before it appends, so that what is in the log can be read by all.
+/// Errors on anything that this program does not understand in full, and on everything that breaks
+/// a limit. A leader calls this before it appends, so that what is in the log can be read by all.
 pub fn decode_command(bytes: &Bytes) -> Result<Command, WireError> {
     let limit = limits::COMMAND_BYTES_MAX;
     if bytes.len() > limit {

@@ -1,7 +1,7 @@
 //! How log entries, hard state, memberships and the identity of a cluster are written down.
 //!
-//! Under which key and in which table they are stored is decided by `storage/`; what a command inside
-//! an entry says, by `command.rs`.
+//! Under which key and in which table they are stored is decided by `storage/`; what a command
+//! inside an entry says, by `command.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,8 +92,8 @@ pub fn decode_genesis(bytes: &[u8]) -> Result<Genesis, WireError> {
     strict::<GenesisProto>(content)?.try_into()
 }
 
-/// Members named in all configurations of one batch or append: one entry per change, and few changes
-/// are under way at once.
+/// Members named in all configurations of one batch or append: one entry per change, and few
+/// changes are under way at once.
 pub(super) const MEMBERS_IN_BATCH_MAX: usize = 32 * limits::MEMBERS_MAX;
 
 /// Entries for a message that says the first index itself. Panics on a gap.

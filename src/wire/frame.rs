@@ -6,9 +6,9 @@
 //! ```
 //!
 //! `length` counts the content only and is refused by limit before anything is allocated; the
-//! checksum is CRC-32 (IEEE) over kind and content; all numbers are little-endian. TLS guards against
-//! attackers already: the checksum guards against our own mistakes. What the content says is decided
-//! in `peer.rs` and `greeting.rs`.
+//! checksum is CRC-32 (IEEE) over kind and content; all numbers are little-endian. TLS guards
+//! against attackers already: the checksum guards against our own mistakes. What the content says
+//! is decided in `peer.rs` and `greeting.rs`.
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
@@ -106,8 +106,8 @@ pub fn read_hello(buffer: &mut BytesMut) -> Result<Option<Hello>, WireError> {
 }
 
 /// Takes the answer to a hello out of `buffer`; nothing when more bytes are needed. It may hold the
-/// first members of a cluster, so that the limit is that of all frames; the answering node has shown
-/// its certificate.
+/// first members of a cluster, so that the limit is that of all frames; the answering node has
+/// shown its certificate.
 pub fn read_hello_answer(buffer: &mut BytesMut) -> Result<Option<HelloAnswer>, WireError> {
     match take(buffer, limits::FRAME_BYTES_MAX)? {
         Some((KIND_HELLO_ANSWER, content)) => HelloAnswerProto::read(content).map(Some),

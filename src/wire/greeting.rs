@@ -1,7 +1,7 @@
 //! The fields of a hello and of its answer, as prost messages.
 //!
-//! Unknown fields are skipped here, and only here: a hello is how two programs of different age find
-//! the version that both speak. What the answer must be is decided by `replica/`.
+//! Unknown fields are skipped here, and only here: a hello is how two programs of different age
+//! find the version that both speak. What the answer must be is decided by `replica/`.
 
 use bytes::Bytes;
 

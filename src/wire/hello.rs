@@ -101,7 +101,8 @@ pub enum HelloAnswer {
     Refused(HelloRefusal),
 }
 
-/// Why a connection is refused: a closed set, so that one can search from a log line to a code line.
+/// Why a connection is refused: a closed set, so that one can search from a log line to a code
+/// line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[non_exhaustive]
 pub enum HelloRefusal {
@@ -122,8 +123,9 @@ pub enum HelloRefusal {
     ClusterIdentity,
     /// The name is a member's, but the data directory is not: it was wiped or exchanged.
     #[error(
-        "a member of this name exists with another data directory: this one was wiped or exchanged, \
-         and its votes and acknowledgements are gone; restore the directory, or replace the member"
+        "a member of this name exists with another data directory: this one was wiped or \
+         exchanged, and its votes and acknowledgements are gone; restore the directory, or \
+         replace the member"
     )]
     Incarnation,
     /// The dialer is blank and the seed members of the two configurations differ.

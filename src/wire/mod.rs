@@ -1,29 +1,33 @@
 //! Every byte that outlives a process or crosses to another one: frames, log entries, rows.
 //!
-//! The types that are encoded stand below and know nothing of it; their prost counterparts live here
-//! and nowhere else. `docs/formats.md` draws each format.
+//! The types that are encoded stand below and know nothing of it; their prost counterparts live
+//! here and nowhere else. `docs/formats.md` draws each format.
 //!
 //! # Version policy
 //!
 //! - **Nothing is skipped.** A version, kind, code or field that this program does not know is an
-//!   error. prost would skip unknown fields; we notice by comparing lengths (`codec.rs`). A node that
-//!   half understands an entry would differ from the others for ever; one that stops can be upgraded.
-//! - **What is on disk** carries a version byte and a checksum, one version per kind. A program reads
-//!   every version that any release before it wrote, and writes the newest that all members know.
-//! - **Commands** carry their version inside the entry, because entries travel: a leader may use a new
-//!   field or operation only when every member is known to read it. Followers are upgraded first,
-//!   the leader last; a node that is too old stops at the first entry it cannot read, with a sentence.
-//! - **Frames** carry none. The protocol version is agreed at hello and holds for the connection. The
-//!   hello itself is the one place where unknown fields are skipped, or no two versions could meet.
-//! - **Numbers are never used again** for another meaning, neither of fields nor of codes. Zero is no
-//!   code: it is what prost reads where nothing was written.
+//!   error. prost would skip unknown fields; we notice by comparing lengths (`codec.rs`). A node
+//!   that half understands an entry would differ from the others for ever; one that stops can be
+//!   upgraded.
+//! - **What is on disk** carries a version byte and a checksum, one version per kind. A program
+//!   reads every version that any release before it wrote, and writes the newest that all members
+//!   know.
+//! - **Commands** carry their version inside the entry, because entries travel: a leader may use a
+//!   new field or operation only when every member is known to read it. Followers are upgraded
+//!   first, the leader last; a node that is too old stops at the first entry it cannot read, with a
+//!   sentence.
+//! - **Frames** carry none. The protocol version is agreed at hello and holds for the connection.
+//!   The hello itself is the one place where unknown fields are skipped, or no two versions could
+//!   meet.
+//! - **Numbers are never used again** for another meaning, neither of fields nor of codes. Zero is
+//!   no code: it is what prost reads where nothing was written.
 //! - A change of a golden byte in `vectors_test.rs` is a change of a version. The old vector stays,
 //!   under the old version, and must still decode.
 //!
 //! # Limits
 //!
-//! Frames are refused by length before anything is allocated. Repeated messages, whose fields may take
-//! fifty times the memory that they take on the wire, are counted before they are decoded.
+//! Frames are refused by length before anything is allocated. Repeated messages, whose fields may
+//! take fifty times the memory that they take on the wire, are counted before they are decoded.
 //! Payloads, keys and values are slices of the buffer they arrived in: cheap to pass on, and to be
 //! copied by whoever keeps a small one for long.
 

@@ -98,8 +98,8 @@ pub fn decode_row_key(bytes: &[u8]) -> Result<RowKey, WireError> {
 /// Encodes a row for storage under `key`, which [`encode_row_key`] made: version, checksum over key
 /// and content, content.
 ///
-/// Panics when the row is of another kind than the key, or a lease is not the one the key names. The
-/// `keys` of a lease are not stored.
+/// Panics when the row is of another kind than the key, or a lease is not the one the key names.
+/// The `keys` of a lease are not stored.
 pub fn encode_row(key: &[u8], row: &Row) -> Vec<u8> {
     seal(ROW_VERSION, key, &RowProto::new(key, row))
 }

@@ -1,5 +1,5 @@
-//! Draws one legal value of each type that is encoded, from a seed: for the tests of this folder and
-//! of `storage/`.
+//! Draws one legal value of each type that is encoded, from a seed: for the tests of this folder
+//! and of `storage/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -61,8 +61,8 @@ fn drawn() -> String {
     lines
 }
 
-/// What was committed, byte by byte: `QUORUMD_REGENERATE=1` writes the file anew, and the difference
-/// is then read line by line.
+/// What was committed, byte by byte: `QUORUMD_REGENERATE=1` writes the file anew, and the
+/// difference is then read line by line.
 #[test]
 fn encodings_are_those_that_were_committed() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/wire/vectors.txt");

@@ -1,9 +1,10 @@
-//! The JSON of the local API as Rust types, shared by the server and by `client/`: nothing but shapes.
+//! The JSON of the local API as Rust types, shared by the server and by `client/`: nothing but
+//! shapes.
 //!
-//! Requests refuse unknown fields, so that a typo never drops a precondition. Answers ignore unknown
-//! fields and carry `#[serde(other)]` variants, so that an older client can talk to a newer daemon
-//! and the other way round. Bytes that are valid UTF-8 stand in `key` / `value` / `name`, others in
-//! `key_base64` / `value_base64` / `name_base64`.
+//! Requests refuse unknown fields, so that a typo never drops a precondition. Answers ignore
+//! unknown fields and carry `#[serde(other)]` variants, so that an older client can talk to a newer
+//! daemon and the other way round. Bytes that are valid UTF-8 stand in `key` / `value` / `name`,
+//! others in `key_base64` / `value_base64` / `name_base64`.
 
 mod kv;
 mod node;

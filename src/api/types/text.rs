@@ -11,8 +11,8 @@ use serde::de::Error as _;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A duration as requests write it: one or more whole numbers with a unit (`h`, `m`, `s`, `ms`), from
-/// the longest unit to the shortest, such as `10s`, `250ms`, `1m30s`.
+/// A duration as requests write it: one or more whole numbers with a unit (`h`, `m`, `s`, `ms`),
+/// from the longest unit to the shortest, such as `10s`, `250ms`, `1m30s`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DurationText(pub Duration);
 
