@@ -125,6 +125,20 @@ impl StateMachine {
         Ok(page)
     }
 
+    /// The records whose keys begin with `prefix` and lie after `start_after`, in key order, at one
+    /// revision. Unlike [`range`](Self::range) it counts nothing, and so costs only what is taken
+    /// from it: reading a large store in parts must not walk over the whole of it for each part.
+    pub fn records<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        start_after: Option<&'a [u8]>,
+        at: Revision,
+    ) -> Result<impl Iterator<Item = Record> + 'a, QueryError> {
+        let revision = self.readable(Some(at))?;
+        let keys = self.keys.scan(prefix, start_after);
+        Ok(keys.filter_map(move |(key, history)| history.at(revision)?.record(key)))
+    }
+
     fn readable(&self, at: Option<Revision>) -> Result<Revision, QueryError> {
         let revision = at.unwrap_or(self.revision);
         if revision > self.revision {

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::{Epoch, Revision, limits};
-use crate::state::{
-    Page, QueryError, RangeContent, RangeQuery, Record, RevisionEvents, StateMachine,
-};
+use crate::state::{QueryError, Record, RevisionEvents, StateMachine};
 
 use super::filter::{Filter, Selected};
 use super::history::History;
@@ -236,9 +234,9 @@ impl Cursor {
         if at < history.floor() || at < machine.compact_revision() {
             return self.fell_behind(history, machine);
         }
-        let page = read_page(&self.filter, machine, at, after.clone(), budget_bytes);
-        let page = page.expect("a revision between the compacted and the newest one is readable");
-        let (mut records, more) = (page.records, page.more);
+        let part = read_part(&self.filter, machine, at, after.as_deref(), budget_bytes);
+        let (records, more) =
+            part.expect("a revision between the compacted and the newest one is readable");
         if more {
             let last = records.last().expect("a part that is not the last one has a record");
             self.phase = Phase::Snapshot { at, after: Some(last.key.clone()) };
@@ -247,8 +245,6 @@ impl Cursor {
             self.position = at;
             self.phase = Phase::Waiting { snapshot: false };
         }
-        // The store's pages for the empty prefix have reserved keys in them, the filter has not.
-        records.retain(|record| self.filter.matches(&record.key));
         Delivery::Snapshot { revision: at, records, more }
     }
 
@@ -331,26 +327,32 @@ fn gone(history: &History, machine: &StateMachine) -> Revision {
     history.floor().max(machine.compact_revision())
 }
 
-/// Reads one part of a snapshot.
-fn read_page(
+/// Reads the records of one part of a snapshot, at least one if there is any, and says whether
+/// others follow.
+fn read_part(
     filter: &Filter,
     machine: &StateMachine,
     at: Revision,
-    start_after: Option<Bytes>,
+    start_after: Option<&[u8]>,
     budget_bytes: usize,
-) -> Result<Page, QueryError> {
-    match filter {
-        Filter::Key(key) => {
-            let records: Vec<Record> = machine.get(key, Some(at))?.into_iter().collect();
-            Ok(Page { count: records.len() as u64, records, more: false, revision: at })
+) -> Result<(Vec<Record>, bool), QueryError> {
+    let prefix = match filter {
+        Filter::Key(key) => return Ok((machine.get(key, Some(at))?.into_iter().collect(), false)),
+        Filter::Prefix(prefix) => prefix,
+    };
+    let bytes_max = budget_bytes.min(limits::PAGE_BYTES_MAX);
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for record in machine.records(prefix, start_after, at)? {
+        // Under the empty prefix the store has reserved keys, and the filter has not.
+        if !filter.matches(&record.key) {
+            continue;
         }
-        Filter::Prefix(prefix) => machine.range(&RangeQuery {
-            prefix: prefix.clone(),
-            start_after,
-            limit: limits::LIST_KEYS_MAX,
-            bytes_max: budget_bytes.min(limits::PAGE_BYTES_MAX),
-            at: Some(at),
-            content: RangeContent::Records,
-        }),
+        bytes += record.key.len() + record.value.len();
+        let full = bytes > bytes_max || part.len() == limits::LIST_KEYS_MAX;
+        if full && !part.is_empty() {
+            return Ok((part, true));
+        }
+        part.push(record);
     }
+    Ok((part, false))
 }
