@@ -3,14 +3,17 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener as TokioListener, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::base::limits::PEER_QUEUE_FRAMES_MAX;
-use crate::peer::harness::{Cluster, DEADLINE, exchange, hello, message, node};
+use crate::peer::harness::{Cluster, DEADLINE, claim, exchange, hello, message, node};
 use crate::peer::{PeerError, Target, introduce};
-use crate::wire::{HelloAnswer, HelloRefusal, LinkClass};
+use crate::wire::{HelloAnswer, HelloRefusal, LinkClass, encode_hello_answer, read_hello};
 
 #[tokio::test]
 async fn frames_go_both_ways_in_order() {
@@ -142,7 +145,7 @@ async fn a_bare_connection_is_no_refusal() {
     let (mut alpha, mut beta) = Cluster::new().pair().await;
     for _ in 0..3 {
         let mut socket = TcpStream::connect(alpha.address()).await.unwrap();
-        tokio::io::AsyncWriteExt::shutdown(&mut socket).await.unwrap();
+        socket.shutdown().await.unwrap();
         let mut rest = Vec::new();
         timeout(DEADLINE, socket.read_to_end(&mut rest)).await.unwrap().ok();
     }
@@ -184,4 +187,40 @@ async fn a_newer_connection_of_a_peer_replaces_the_older() {
     // The older one dials again and replaces the newer: two processes with one identity disturb
     // each other and nobody else. It is enough here that its first link ended.
     older.until_down("alpha").await;
+}
+
+/// Accepts one link as beta by hand, and returns it open.
+async fn accept_as_beta(cluster: &Cluster, listener: &TokioListener) -> TlsStream<TcpStream> {
+    let (socket, _) = timeout(DEADLINE, listener.accept()).await.unwrap().unwrap();
+    let acceptor = TlsAcceptor::from(cluster.tls("beta").server);
+    let mut stream = acceptor.accept(socket).await.unwrap();
+    let mut buffer = BytesMut::new();
+    while read_hello(&mut buffer).unwrap().is_none() {
+        assert_ne!(stream.read_buf(&mut buffer).await.unwrap(), 0, "no hello");
+    }
+    let answer = HelloAnswer::Accepted { version: 1, claim: claim(node(2)) };
+    stream.write_all(&encode_hello_answer(&answer)).await.unwrap();
+    stream.flush().await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn the_end_of_a_peers_own_link_is_a_hint_to_look_at_ours() {
+    let cluster = Cluster::new();
+    let mut alpha = cluster.start("alpha");
+    let listener = TokioListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    alpha.links.set_targets(vec![Target { name: "beta".to_owned(), address }]);
+    let kept_open = accept_as_beta(&cluster, &listener).await;
+    alpha.until_up("beta").await;
+    let beta = cluster.start("beta");
+    beta.links.set_targets(vec![alpha.target("alpha")]);
+    assert!(beta.links.send("alpha", message(2, 1)));
+    assert_eq!(alpha.until_message().await, (node(2), message(2, 1)));
+    // Beta's listener and its own link end; alpha's link to it stays open and silent, as one to a
+    // host that lost its memory does.
+    drop(listener);
+    drop(beta);
+    assert!(alpha.until_down("beta").await, "nobody listens at beta's address any more");
+    drop(kept_open);
 }
