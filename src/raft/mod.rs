@@ -105,4 +105,10 @@ pub use restored::{RestoreError, Restored};
 pub use status::{Progress, ProgressState, Role, Status};
 
 #[cfg(test)]
+mod paper_test;
+#[cfg(test)]
+mod quorum_test;
+#[cfg(test)]
 mod random_test;
+#[cfg(test)]
+mod script_test;

@@ -57,12 +57,13 @@ impl Raft {
 
     /// The append after `rejection.prev_index` did not fit at `from`.
     pub(super) fn append_rejected(&mut self, from: NodeId, rejection: AppendRejection) {
-        let now = self.now;
+        let (now, last) = (self.now, self.log.last_index());
         let AppendRejection { prev_index, hint_index, hint_term, .. } = rejection;
         let hint = self.log.last_possible_agreement(hint_index.min(prev_index), hint_term);
         let Some(feed) = self.feed(from) else { return };
         feed.heard(now);
-        if feed.rejected(prev_index, hint) {
+        // Nothing was ever sent after an entry that we do not have.
+        if prev_index <= last && feed.rejected(prev_index, hint) {
             self.set_dirty();
         }
     }
