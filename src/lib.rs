@@ -7,8 +7,11 @@
 //! - [`state`]: the replicated state machine, pure
 //! - [`watch`]: recent history and the place of each watcher in it, pure
 //! - [`wire`]: every byte that outlives a process
+//! - [`storage`]: the durable log and the durable state
+//! - [`replica`]: one member as a synchronous object: events in, actions out
 //! - [`pki`]: certificates and TLS settings
 //! - [`peer`]: links between daemons
+//! - [`node`]: the running daemon: threads and tasks around one replica
 //! - [`api`]: the local HTTP API
 //! - [`telemetry`]: what operators see of a running daemon
 //! - [`config`]: the configuration file
@@ -24,16 +27,26 @@
 )]
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+// The simulated disk is written for the simulator, which sees this library from outside; the unit
+// tests of `storage/` include the same file.
+#[cfg(test)]
+extern crate self as quorumd;
+
 pub mod api;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
 pub mod config;
+pub mod node;
 pub mod peer;
 pub mod pki;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod raft;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod replica;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod state;
+#[deny(clippy::disallowed_types, clippy::disallowed_methods)]
+pub mod storage;
 pub mod telemetry;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod watch;

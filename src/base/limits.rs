@@ -115,6 +115,8 @@ pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Requests that wait for their outcome on one node; more are refused (429).
 pub const PENDING_REQUESTS_MAX: usize = 16_384;
+/// Events that wait for the replica thread: room for every pending request twice, and for peers.
+pub const MAILBOX_EVENTS_MAX: usize = 65_536;
 /// Longest `timeout` that a caller may name.
 pub const TIMEOUT_MAX: Span = Span::from_secs(600);
 /// `timeout` when the caller names none (API.md).

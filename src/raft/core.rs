@@ -247,11 +247,26 @@ impl Raft {
     /// Forgets the log up to `index` and remembers its term. Panics when `index` is not yet applied
     /// or not yet durable here. A member that lacks something up to `index` can no longer be fed:
     /// ask [`compactable`](Raft::compactable) first.
-    pub fn compact(&mut self, index: Index) {
+    ///
+    /// Returns what must be remembered of the point that the log starts after from now on: its term
+    /// and the configuration in force there.
+    pub fn compact(&mut self, index: Index) -> (Term, Membership) {
         let applied = self.applied;
         assert!(index <= applied, "compaction to {index} beyond the applied index {applied}");
         self.log.compact(index);
         self.configurations.compact(index);
+        let (_, oldest) = self.configurations.iter().next().expect("one is always in force");
+        (self.log.start_term(), oldest.clone())
+    }
+
+    /// The first index that is still held, or would be.
+    pub fn first_index(&self) -> Index {
+        self.log.first_index()
+    }
+
+    /// The term of the entry at `index`, if it is held or is the one that the log starts after.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.log.term_at(index)
     }
 
     /// The current term.

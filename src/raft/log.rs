@@ -47,6 +47,10 @@ impl Log {
     }
 
     /// The index of the first entry that is held, or would be.
+    pub(super) fn start_term(&self) -> Term {
+        self.start_term
+    }
+
     pub(super) fn first_index(&self) -> Index {
         self.start_index.next()
     }

@@ -181,7 +181,9 @@ impl Script {
             }
             "compact" => {
                 let (node, index) = (id(args)?, Index(number(args)?));
-                self.act(node, |raft, _| raft.compact(index))
+                self.act(node, |raft, _| {
+                    raft.compact(index);
+                })
             }
             "send" => self.forge(args),
             "status" | "log" | "progress" | "network" | "compactable" => self.look(name, args),

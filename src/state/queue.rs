@@ -267,6 +267,11 @@ impl StateMachine {
         Some(Place { ahead: queue.ahead(rank), lease: queue.places[rank].lease })
     }
 
+    /// How many places a lock or election has, holders and waiters together.
+    pub fn queue_length(&self, name: &QueueName) -> usize {
+        self.queues.get(name).map_or(0, |queue| queue.places.len())
+    }
+
     /// A lock or election as it stands; nothing when nobody has a place in it.
     pub fn queue(&self, name: &QueueName) -> Option<QueueView> {
         let queue = self.queues.get(name)?;

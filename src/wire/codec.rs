@@ -12,13 +12,18 @@ use crate::wire::WireError;
 /// Bytes of an envelope before its content: version and checksum.
 pub(super) const SEAL_BYTES: usize = 1 + 4;
 
-/// Seals a message for the disk: version byte, CRC-32 (IEEE) little-endian over `context`, the
-/// version byte and the content, then the content. `context` is what the bytes are stored under, so
-/// that a value that strayed under another key is noticed.
+/// Seals a message for the disk, see [`seal_bytes`]. `context` is what the bytes are stored under,
+/// so that a value that strayed under another key is noticed.
 pub(super) fn seal(version: u8, context: &[u8], message: &impl Message) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(SEAL_BYTES + message.encoded_len());
+    seal_bytes(version, context, &message.encode_to_vec())
+}
+
+/// Seals bytes for the disk, as every value there is sealed: version byte, CRC-32 (IEEE)
+/// little-endian over `context`, the version byte and the content, then the content.
+pub fn seal_bytes(version: u8, context: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(SEAL_BYTES + content.len());
     sealed.extend_from_slice(&[version, 0, 0, 0, 0]);
-    message.encode(&mut sealed).expect("a vector grows as far as a message needs");
+    sealed.extend_from_slice(content);
     let sum = checksum(&[context, &[version], &sealed[SEAL_BYTES..]]);
     sealed[1..SEAL_BYTES].copy_from_slice(&sum.to_le_bytes());
     sealed
@@ -26,6 +31,12 @@ pub(super) fn seal(version: u8, context: &[u8], message: &impl Message) -> Vec<u
 
 /// The content of an envelope, once its version is known and its checksum matches.
 pub(super) fn open(known: u8, context: &[u8], sealed: &Bytes) -> Result<Bytes, WireError> {
+    open_bytes(known, context, sealed)?;
+    Ok(sealed.slice(SEAL_BYTES..))
+}
+
+/// What [`seal_bytes`] sealed under the same version and context; errors otherwise.
+pub fn open_bytes<'a>(known: u8, context: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], WireError> {
     let Some((head, content)) = sealed.split_first_chunk::<SEAL_BYTES>() else {
         return Err(WireError::Truncated);
     };
@@ -36,7 +47,7 @@ pub(super) fn open(known: u8, context: &[u8], sealed: &Bytes) -> Result<Bytes, W
     if checksum(&[context, &[version], content]) != u32::from_le_bytes(sum) {
         return Err(WireError::Checksum);
     }
-    Ok(sealed.slice(SEAL_BYTES..))
+    Ok(content)
 }
 
 /// CRC-32 (IEEE) over `parts` in order.

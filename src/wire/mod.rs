@@ -51,6 +51,7 @@ pub(crate) mod samples_test;
 #[cfg(test)]
 mod vectors_test;
 
+pub use codec::{open_bytes, seal_bytes};
 pub use command::{decode_command, decode_stamped, encode_command, stamp_command};
 pub use entry::{
     decode_entry_batch, decode_genesis, decode_hard_state, decode_membership, encode_entry_batch,

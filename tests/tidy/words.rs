@@ -91,7 +91,7 @@ fn check_pure(source: &Source) -> Vec<Violation> {
     for named in named(&source.product, "std") {
         let module = named.segments.first().map_or("", String::as_str);
         // `storage/` hands paths of files to redb, and redb's errors carry those of the system.
-        let granted = source.folder() == Some("storage") && ["fs", "io"].contains(&module);
+        let granted = source.folder() == Some("storage") && ["fs", "io", "os"].contains(&module);
         if IMPURE_STD.contains(&module) && !granted {
             let line = line_of(&source.product, named.position);
             let text = format!("`std::{module}` in a pure folder: it is handed what it needs");

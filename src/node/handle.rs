@@ -1,0 +1,237 @@
+//! The handle through which the local API uses the node: cheap to clone, safe to drop at any await.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::base::{Index, Instant, LeaseId, Revision, Span, Token, limits};
+use crate::node::error::Ended;
+use crate::node::hub::Hub;
+use crate::node::mailbox::{Answer, Mail, Mailbox};
+use crate::node::{Clock, Follower, NodeStatus, Topic, Watcher};
+use crate::replica::{Event, Promise, RequestError, Ticket, View};
+use crate::state::{IdempotencyKey, Operation, Outcome, QueueName, Refusal};
+use crate::watch::{Cursor, RenderCache, WatchError, WatchRequest};
+
+/// What a read must be able to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Everything that was committed before it was asked for.
+    Linearizable,
+    /// This node's own state, at this revision or later if one is named.
+    Local {
+        /// The revision that the caller has seen elsewhere.
+        min_revision: Option<Revision>,
+    },
+}
+
+/// A running node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the handle and the node's threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) mailbox: Mailbox,
+    pub(super) view: Arc<RwLock<View>>,
+    pub(super) hub: Hub,
+    pub(super) renders: Mutex<RenderCache>,
+    pub(super) status: RwLock<Arc<NodeStatus>>,
+    pub(super) draining: AtomicBool,
+    pub(super) tickets: AtomicU64,
+    pub(super) ended: watch::Sender<Option<Arc<Ended>>>,
+    pub(super) stopped: watch::Sender<bool>,
+}
+
+/// Tells the replica that nobody waits any more, unless the answer came.
+struct Abandon<'a> {
+    mailbox: &'a Mailbox,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            // A full mailbox keeps the request until its deadline, which is no harm.
+            self.mailbox.tell(Event::Abandon(ticket));
+        }
+    }
+}
+
+impl Node {
+    /// Has `operation` applied once, and resolves when this node's own replica has applied it.
+    ///
+    /// Dropped, it abandons the answer and not the write. Errors say what is certain: see
+    /// [`RequestError`].
+    pub async fn submit(
+        &self,
+        operation: Operation,
+        idempotency: Option<IdempotencyKey>,
+        timeout: Span,
+    ) -> Result<Outcome, RequestError> {
+        let deadline = self.deadline(timeout);
+        self.ask(|ticket| Event::Submit { ticket, operation, idempotency, deadline }).await
+    }
+
+    /// Waits until [`view`](Self::view) holds everything that the consistency asks for.
+    ///
+    /// A node that has not received any state answers `NotReady`, never an empty store.
+    pub async fn barrier(
+        &self,
+        consistency: Consistency,
+        timeout: Span,
+    ) -> Result<(), RequestError> {
+        let deadline = self.deadline(timeout);
+        match consistency {
+            Consistency::Linearizable => {
+                self.ask(|ticket| Event::Read { ticket, deadline }).await?;
+            }
+            Consistency::Local { min_revision } => {
+                let (applied, revision) = {
+                    let view = self.view();
+                    (view.machine.applied_index(), view.machine.revision())
+                };
+                if applied == Index(0) {
+                    return Err(RequestError::NotReady);
+                }
+                if let Some(revision) = min_revision.filter(|&wanted| wanted > revision) {
+                    self.ask(|ticket| Event::WaitRevision { ticket, revision, deadline }).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The applied state, the history and the promises, at this moment. Never hold it over an
+    /// await: the replica waits for it.
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.shared.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The status as it was at most a moment ago: refreshed with every change of role, leader,
+    /// members or readiness, and otherwise within a tenth of a second while anything happens.
+    pub fn status(&self) -> Arc<NodeStatus> {
+        Arc::clone(&self.shared.status.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps a lease alive that nothing else keeps, and says what may be promised from now on.
+    /// `Ok(None)`: there is no such lease.
+    pub async fn keepalive(
+        &self,
+        lease: LeaseId,
+        timeout: Span,
+    ) -> Result<Option<Promise>, RequestError> {
+        let deadline = self.deadline(timeout);
+        let outcome = self.ask(|ticket| Event::Keepalive { ticket, lease, deadline }).await?;
+        match outcome {
+            Outcome::Refused(Refusal::LeaseNotFound { .. }) => Ok(None),
+            _ => Ok(self.promise(lease)),
+        }
+    }
+
+    /// What may be told about a lease now; nothing when this node has promised nothing about it.
+    pub fn promise(&self, lease: LeaseId) -> Option<Promise> {
+        self.view().promises.promise(lease, Clock.instant())
+    }
+
+    /// Opens a watch stream.
+    pub fn watch(&self, request: WatchRequest) -> Result<Watcher, WatchError> {
+        let view = self.view();
+        let cursor = Cursor::open(request, &view.history, &view.machine)?;
+        let waits_for = cursor.waits_for(&view.history);
+        let (id, notify) = self.hub().add_watcher(cursor.filter(), waits_for);
+        drop(view);
+        Ok(Watcher::new(self.clone(), cursor, id, notify))
+    }
+
+    /// Follows a topic from now on.
+    pub fn follow(&self, topic: Topic) -> Follower {
+        Follower::new(self.clone(), topic)
+    }
+
+    /// Ends a lease in the background, pursued over changes of leader until it is gone.
+    pub fn end_lease(&self, lease: LeaseId) {
+        self.pursue(Event::EndLeases(vec![lease]));
+    }
+
+    /// Leaves a queue in the background, pursued over changes of leader.
+    pub fn leave_queue(&self, queue: QueueName, token: Token) {
+        self.pursue(Event::LeaveQueue { queue, token });
+    }
+
+    /// Encoded watch messages that several watchers share.
+    pub fn renders(&self) -> std::sync::MutexGuard<'_, RenderCache> {
+        self.shared.renders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many watch streams and followers there are now.
+    pub fn stream_counts(&self) -> (usize, usize) {
+        self.hub().counts()
+    }
+
+    /// Refuses new requests from now on; what is under way goes on to its answer.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.pursue(Event::Drain);
+    }
+
+    /// Whether [`drain`](Self::drain) was called.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Stops the threads and waits for them. What was written stays; what was not acknowledged may
+    /// be lost, as after a crash.
+    pub async fn stop(&self) {
+        let mailbox = self.shared.mailbox.clone();
+        // The mailbox may be full for a moment, and waiting for room must not stall the runtime.
+        let _ = tokio::task::spawn_blocking(move || mailbox.stop()).await;
+        let mut stopped = self.shared.stopped.subscribe();
+        // The sender lives in `self`, so the channel cannot be closed.
+        let _ = stopped.wait_for(|&stopped| stopped).await;
+    }
+
+    /// Resolves when the node has stopped by itself, with the reason.
+    pub async fn ended(&self) -> Arc<Ended> {
+        let mut ended = self.shared.ended.subscribe();
+        loop {
+            if let Some(reason) = ended.borrow_and_update().clone() {
+                return reason;
+            }
+            if ended.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.shared.hub
+    }
+
+    fn deadline(&self, timeout: Span) -> Instant {
+        Clock.instant() + timeout.min(limits::TIMEOUT_MAX)
+    }
+
+    async fn ask(&self, event: impl FnOnce(Ticket) -> Event) -> Answer {
+        let ticket = Ticket(self.shared.tickets.fetch_add(1, Ordering::Relaxed) + 1);
+        let (sender, receiver) = oneshot::channel();
+        let mailbox = &self.shared.mailbox;
+        mailbox.ask(Mail::Ask(event(ticket), ticket, sender))?;
+        let mut guard = Abandon { mailbox, ticket: Some(ticket) };
+        let answer = receiver.await;
+        guard.ticket = None;
+        // The sender is dropped without an answer only when the node stops: the request may have
+        // been handed over.
+        answer.unwrap_or(Err(RequestError::OutcomeUnknown))
+    }
+
+    fn pursue(&self, event: Event) {
+        if self.shared.mailbox.tell(event) {
+            return;
+        }
+        tracing::warn!("the mailbox of this node is full: something ends by its lease's time only");
+    }
+}

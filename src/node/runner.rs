@@ -1,0 +1,214 @@
+//! The thread that owns the replica: takes what waits, polls once, carries out the actions in
+//! order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::base::{Instant, NodeId, Span};
+use crate::node::error::Ended;
+use crate::node::handle::Shared;
+use crate::node::mailbox::{Answer, Mail, receive};
+use crate::node::writer::Write;
+use crate::node::{Clock, LinkStatus, NodeStatus, StorageStatus};
+use crate::peer::{Links, Target};
+use crate::replica::{Action, Event, MemberStatus, Replica, ReplicaStatus, Ticket, View};
+use crate::state::RowChange;
+
+/// Events that are handled before the replica is polled: enough that one disk write serves all that
+/// waits, few enough that no caller waits for a thousand others.
+const BATCH_EVENTS_MAX: usize = 4_096;
+/// How old the published status may become while anything happens.
+const STATUS_AGE_MAX: Span = Span::from_millis(100);
+
+/// What the node knows of its disk, kept up to date by others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gauges {
+    pub(super) raft_bytes: Arc<AtomicU64>,
+    pub(super) state_bytes: Arc<AtomicU64>,
+    pub(super) free_bytes: Arc<AtomicU64>,
+    pub(super) last_write_micros: Arc<AtomicU64>,
+}
+
+/// The parts of a status that do not change.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) name: String,
+    pub(super) cluster_name: String,
+    pub(super) data_dir: String,
+    pub(super) reserve_bytes: u64,
+    pub(super) store_bytes_max: u64,
+    pub(super) started: Instant,
+}
+
+/// The owner of the replica.
+pub(super) struct Runner {
+    pub(super) replica: Replica,
+    pub(super) shared: Arc<Shared>,
+    pub(super) receiver: Receiver<Mail>,
+    /// To the writer thread. Unbounded, because the replica must never wait for the writer, which
+    /// reports back to it; raft bounds what can be in it by its windows and its uncommitted bytes.
+    pub(super) writes: Sender<Write>,
+    /// To the saver thread; at most one element.
+    pub(super) saves: Sender<Vec<RowChange>>,
+    pub(super) links: Arc<Links>,
+    pub(super) gauges: Gauges,
+    pub(super) facts: Facts,
+    pub(super) names: BTreeMap<NodeId, String>,
+    pub(super) waiting: HashMap<Ticket, oneshot::Sender<Answer>>,
+    pub(super) status_at: Instant,
+}
+
+impl Runner {
+    /// Runs until it is told to stop, or must.
+    pub(super) fn run(mut self) -> Result<(), Ended> {
+        self.refresh_status();
+        loop {
+            let now = Clock.instant();
+            let wait = self.replica.next_deadline().map(|deadline| deadline.since(now));
+            let Ok(first) = receive(&self.receiver, wait) else { return Ok(()) };
+            let mut stop = false;
+            if let Some(mail) = first {
+                stop |= self.take(mail);
+                for _ in 1..BATCH_EVENTS_MAX {
+                    let Ok(mail) = self.receiver.try_recv() else { break };
+                    stop |= self.take(mail);
+                }
+            }
+            for action in self.replica.poll(Clock.now()) {
+                self.act(action)?;
+            }
+            if Clock.instant().since(self.status_at) >= STATUS_AGE_MAX {
+                self.refresh_status();
+            }
+            if stop {
+                return Ok(());
+            }
+        }
+    }
+
+    /// True when the thread is to stop.
+    fn take(&mut self, mail: Mail) -> bool {
+        match mail {
+            Mail::Ask(event, ticket, sender) => {
+                self.waiting.insert(ticket, sender);
+                self.replica.handle(Clock.now(), event);
+            }
+            Mail::Stop => return true,
+            Mail::Tell(event) => {
+                if let Event::Abandon(ticket) = &event {
+                    self.waiting.remove(ticket);
+                }
+                self.replica.handle(Clock.now(), event);
+            }
+        }
+        false
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), Ended> {
+        match action {
+            Action::Answer { ticket, result } => {
+                if let Some(sender) = self.waiting.remove(&ticket) {
+                    // Whoever asked may have gone.
+                    let _ = sender.send(result);
+                }
+            }
+            Action::Fatal(reason) => return Err(Ended::Fatal(reason)),
+            Action::Published(published) => {
+                if published.status {
+                    self.refresh_status();
+                }
+                self.shared.hub.publish(&published);
+            }
+            Action::Save(changes) => {
+                // Closed only when the saver has failed, which ends the process by itself.
+                let _ = self.saves.send(changes);
+            }
+            Action::Send { to, message } => {
+                if let Some(name) = self.names.get(&to) {
+                    self.links.send(name, message);
+                }
+            }
+            Action::Write { token, batch } => {
+                // Closed only when the writer has failed, which ends the process by itself.
+                let _ = self.writes.send((token, batch));
+            }
+        }
+        Ok(())
+    }
+
+    fn refresh_status(&mut self) {
+        let replica = self.replica.status();
+        self.follow_members(&replica.members);
+        let status = Arc::new(self.status(replica));
+        *self.shared.status.write().unwrap_or_else(PoisonError::into_inner) = status;
+        self.status_at = Clock.instant();
+    }
+
+    fn follow_members(&mut self, members: &[MemberStatus]) {
+        let names: BTreeMap<NodeId, String> =
+            members.iter().map(|member| (member.node, member.name.clone())).collect();
+        if names == self.names {
+            return;
+        }
+        let target = |member: &MemberStatus| Target {
+            name: member.name.clone(),
+            address: member.address.clone(),
+        };
+        self.links.set_targets(members.iter().map(target).collect());
+        self.names = names;
+    }
+
+    fn status(&self, replica: ReplicaStatus) -> NodeStatus {
+        let view = self.shared.view.read().unwrap_or_else(PoisonError::into_inner);
+        let link = |peer: &crate::peer::PeerStatus| LinkStatus {
+            name: peer.name.clone(),
+            connected: peer.connected.is_some(),
+            last_error: peer.last_error.as_ref().map(ToString::to_string),
+        };
+        let links = self.links.status().peers.iter().map(link).collect();
+        let draining = self.shared.draining.load(Ordering::Relaxed);
+        collect(&self.facts, &self.gauges, replica, &view, links, draining)
+    }
+}
+
+/// Puts a status together.
+pub(super) fn collect(
+    facts: &Facts,
+    gauges: &Gauges,
+    replica: ReplicaStatus,
+    view: &View,
+    links: Vec<LinkStatus>,
+    draining: bool,
+) -> NodeStatus {
+    let machine = &view.machine;
+    let gauge = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
+    NodeStatus {
+        name: facts.name.clone(),
+        cluster_name: facts.cluster_name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        replica,
+        revision: machine.revision(),
+        compact_revision: machine.compact_revision(),
+        epoch: machine.epoch(),
+        live_bytes: machine.live_bytes(),
+        history_bytes: machine.history_bytes(),
+        store_bytes_max: facts.store_bytes_max,
+        leases: machine.lease_count() as u64,
+        digest: machine.digest(),
+        storage: StorageStatus {
+            raft_bytes: gauge(&gauges.raft_bytes),
+            state_bytes: gauge(&gauges.state_bytes),
+            free_bytes: gauge(&gauges.free_bytes),
+            reserve_bytes: facts.reserve_bytes,
+            data_dir: facts.data_dir.clone(),
+            last_write: Span::from_micros(gauge(&gauges.last_write_micros)),
+        },
+        links,
+        uptime: Clock.instant().since(facts.started),
+        draining,
+    }
+}

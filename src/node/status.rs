@@ -1,0 +1,69 @@
+//! What can be seen of a node: a copy that is refreshed when something changes or somebody looks.
+
+use crate::base::{Epoch, Revision, Span};
+use crate::replica::ReplicaStatus;
+
+/// A copy of what matters about a node.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// The name of its cluster.
+    pub cluster_name: String,
+    /// The version of this program.
+    pub version: &'static str,
+    /// The replica.
+    pub replica: ReplicaStatus,
+    /// The store's revision here.
+    pub revision: Revision,
+    /// The oldest revision that is still readable here.
+    pub compact_revision: Revision,
+    /// Which history the revisions belong to.
+    pub epoch: Epoch,
+    /// Bytes of keys and values as they are now.
+    pub live_bytes: u64,
+    /// Bytes of all retained versions.
+    pub history_bytes: u64,
+    /// Bytes above which writes that add to the store are refused.
+    pub store_bytes_max: u64,
+    /// How many leases there are.
+    pub leases: u64,
+    /// The digest of the state at the applied index.
+    pub digest: u64,
+    /// The disk.
+    pub storage: StorageStatus,
+    /// The connections to the other members.
+    pub links: Vec<LinkStatus>,
+    /// How long this process runs.
+    pub uptime: Span,
+    /// Whether it is about to stop.
+    pub draining: bool,
+}
+
+/// The disk of a node.
+#[derive(Clone, Debug)]
+pub struct StorageStatus {
+    /// Bytes of `raft.redb`.
+    pub raft_bytes: u64,
+    /// Bytes of `state.redb`.
+    pub state_bytes: u64,
+    /// Bytes that are free where the data directory is.
+    pub free_bytes: u64,
+    /// Writes are refused below this many free bytes.
+    pub reserve_bytes: u64,
+    /// The data directory.
+    pub data_dir: String,
+    /// How long the last write of the log took, its sync included.
+    pub last_write: Span,
+}
+
+/// The connection to one other member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether frames can be sent to it now.
+    pub connected: bool,
+    /// Why it is not connected, or was not the last time.
+    pub last_error: Option<String>,
+}

@@ -1,0 +1,99 @@
+//! The thread that writes `raft.redb`: group commit, one sync for all that waits.
+//!
+//! Input: a queue of writes from the replica thread, bounded by what raft allows in flight. Each is
+//! reported back by its token once it and all before it are durable.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+
+use crate::base::Span;
+use crate::node::Clock;
+use crate::node::clock::duration;
+use crate::node::error::Ended;
+use crate::node::mailbox::Mailbox;
+use crate::raft::PersistToken;
+use crate::replica::Event;
+use crate::storage::{Identity, LogBatch, RaftStore, StorageError};
+
+/// One write.
+pub(super) type Write = (PersistToken, LogBatch);
+
+/// How long to wait before trying again on a full disk.
+const FULL_DISK_RETRY: Span = Span::from_millis(200);
+
+/// The owner of `raft.redb`.
+pub(super) struct Writer {
+    pub(super) store: RaftStore,
+    pub(super) path: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) queue: Receiver<Write>,
+    pub(super) mailbox: Mailbox,
+    /// How long the last write took, in microseconds.
+    pub(super) last_write: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Runs until the queue is closed. The error, if any, ends the process.
+    pub(super) fn run(mut self) -> Result<(), Ended> {
+        while let Ok((mut token, mut batch)) = self.queue.recv() {
+            for (next, more) in self.queue.try_iter() {
+                token = next;
+                batch.merge(more);
+            }
+            let started = Clock.instant();
+            match self.store.write(&batch) {
+                Ok(()) => {}
+                Err(StorageError::Full { .. }) => {
+                    self = self.write_when_space_is_free(&mut token, &mut batch)?;
+                }
+                Err(error) => return Err(Ended::Storage(error)),
+            }
+            let took = Clock.instant().since(started);
+            self.last_write.store(took.as_micros(), Ordering::Relaxed);
+            if !self.mailbox.wait_and_tell(Event::Written(token)) {
+                break;
+            }
+        }
+        self.store.flush().map_err(Ended::Storage)
+    }
+
+    /// redb refuses everything after an error of its file, so the store is opened anew; what of the
+    /// batch may have become durable is replaced by the same when it is written again whole. What
+    /// arrives meanwhile joins it.
+    fn write_when_space_is_free(
+        self,
+        token: &mut PersistToken,
+        batch: &mut LogBatch,
+    ) -> Result<Self, Ended> {
+        tracing::error!(
+            "the disk is full: raft.redb cannot grow; writes wait until space is freed"
+        );
+        let Self { store, path, identity, queue, mailbox, last_write } = self;
+        drop(store);
+        mailbox.wait_and_tell(Event::Disk { full: true });
+        loop {
+            match queue.recv_timeout(duration(FULL_DISK_RETRY)) {
+                Ok((next, more)) => {
+                    *token = next;
+                    batch.merge(more);
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Ended::StoppedOnFullDisk),
+            }
+            let written = RaftStore::open_path(&path, || identity.clone())
+                .and_then(|(mut store, _)| store.write(batch).map(|()| store));
+            match written {
+                Ok(store) => {
+                    tracing::info!("the disk has space again: writes go on");
+                    mailbox.wait_and_tell(Event::Disk { full: false });
+                    return Ok(Self { store, path, identity, queue, mailbox, last_write });
+                }
+                Err(StorageError::Full { .. }) => {}
+                Err(error) => return Err(Ended::Storage(error)),
+            }
+        }
+    }
+}

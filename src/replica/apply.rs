@@ -1,0 +1,139 @@
+//! Applies committed entries to the view, and tells everyone whom they concern.
+//!
+//! Applying cannot fail: an entry that this program does not understand stops the process, because
+//! skipping it would let the replicas drift apart (RELIABILITY G4).
+
+use bytes::Bytes;
+
+use crate::base::{Index, Instant, Term};
+use crate::raft::{Entry, Payload};
+use crate::replica::{Action, Now, Replica, View};
+use crate::state::{Applied, Bind, Command, Holder, LeaseChange, Operation, Outcome};
+use crate::wire::decode_stamped;
+
+impl Replica {
+    pub(super) fn apply(&mut self, now: Now, entries: Vec<Entry>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        let shared = self.shared_view();
+        let mut view = Self::view_mut(&shared);
+        for entry in entries {
+            self.checkpoint.applied(entry.size_bytes(), now.instant);
+            match entry.payload {
+                Payload::Command(bytes) => {
+                    if !self.apply_command(
+                        &mut view,
+                        now.instant,
+                        (entry.index, entry.term),
+                        &bytes,
+                    ) {
+                        return;
+                    }
+                }
+                Payload::Empty => view.machine.skip(entry.index, entry.term),
+                Payload::Membership(membership) => {
+                    view.machine.skip(entry.index, entry.term);
+                    self.roster().set_membership(membership);
+                    self.published.status = true;
+                }
+            }
+        }
+        drop(view);
+        self.raft.applied(last);
+    }
+
+    /// False when the process must stop.
+    fn apply_command(
+        &mut self,
+        view: &mut View,
+        now: Instant,
+        (index, term): (Index, Term),
+        bytes: &Bytes,
+    ) -> bool {
+        let (wall, command) = match decode_stamped(bytes) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.actions.push(Action::Fatal(format!(
+                    "entry {index} of the log cannot be understood ({error}): it was written by a \
+                     newer version; upgrade this daemon and start it again"
+                )));
+                return false;
+            }
+        };
+        let applied = view.machine.apply(index, term, wall, &command);
+        self.intake.applied(&command.request);
+        if let Some(events) = &applied.events {
+            view.history.push(events.clone());
+            self.published.events.push(events.clone());
+        }
+        if let Some(revision) = applied.compacted {
+            view.history.trim(revision);
+        }
+        self.lease_changes(view, now, &applied);
+        self.published.queues.extend(applied.queues.iter().cloned());
+        self.settle_own(view, &command, applied);
+        true
+    }
+
+    fn lease_changes(&mut self, view: &mut View, now: Instant, applied: &Applied) {
+        for &change in &applied.leases {
+            match change {
+                LeaseChange::Began(id) => {
+                    let Some(lease) = view.machine.lease(id) else { continue };
+                    if let Some(expiry) = &mut self.expiry {
+                        expiry.begin(lease, now);
+                    }
+                    if lease.bind == Bind::Node
+                        && (lease.node, lease.boot) == (self.node, self.boot)
+                    {
+                        self.keeper.set_host(Some(id), now);
+                    }
+                }
+                LeaseChange::Ended(id) => {
+                    if let Some(expiry) = &mut self.expiry {
+                        expiry.end(id);
+                    }
+                    if view.promises.end(id) {
+                        self.published.promises.push(id);
+                    }
+                    if self.keeper.host() == Some(id) {
+                        self.keeper.set_host(None, now);
+                    }
+                }
+            }
+        }
+        self.published.leases.extend(applied.leases.iter().copied());
+    }
+
+    /// Tells the caller of this node, if the entry is one of its requests.
+    fn settle_own(&mut self, view: &mut View, command: &Command, applied: Applied) {
+        let request = &command.request;
+        if (request.node, request.boot) != (self.node, self.boot) {
+            return;
+        }
+        let Some(settled) = self.requests.applied(request.sequence) else { return };
+        if let Some(id) = new_lease(&command.operation, &applied) {
+            let lease = view.machine.lease(id).expect("an entry's new lease outlives the entry");
+            view.promises.keep(lease, settled.received);
+            self.keeper.quicken(view.promises.shortest_bound_ttl(), settled.received);
+        }
+        if let Some(ticket) = settled.ticket {
+            self.answer(ticket, Ok(applied.outcome));
+        }
+    }
+}
+
+/// The lease that this very entry made for its caller. An outcome that is only repeated, under an
+/// idempotency key, makes none: its grant lies further back than the retry, and a promise counted
+/// from the retry would last too long.
+fn new_lease(operation: &Operation, applied: &Applied) -> Option<crate::base::LeaseId> {
+    let id = match (operation, &applied.outcome) {
+        (Operation::GrantLease(_), Outcome::Granted { lease, .. }) => *lease,
+        (Operation::Acquire(acquire), Outcome::Acquired { lease, .. })
+            if matches!(acquire.holder, Holder::New(_)) =>
+        {
+            *lease
+        }
+        _ => return None,
+    };
+    applied.leases.contains(&LeaseChange::Began(id)).then_some(id)
+}

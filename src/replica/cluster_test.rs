@@ -1,0 +1,243 @@
+//! Several replicas joined by a network in memory: what the tests of this folder are written with.
+//!
+//! Time stands still unless a test moves it; messages and writes are delivered in order, at once,
+//! unless a link is cut. Faults of every other kind belong to the simulator in `tests/sim`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::base::{Boot, ClusterId, Instant, LeaseId, NodeId, Rng, Span, WallMillis};
+use crate::raft::{Member, Membership, Role};
+use crate::replica::{Action, Event, Now, Options, Recovery, Replica, RequestError, Ticket};
+use crate::state::{
+    Acquire, Bind, Condition, Holder, NewLease, Operation, Outcome, Patience, QueueKind, QueueName,
+};
+use crate::storage::{Cut, Identity, RecoveredLog};
+use crate::wire::{Genesis, PeerMessage};
+
+pub(super) struct Cluster {
+    pub(super) replicas: BTreeMap<NodeId, Replica>,
+    pub(super) now: Instant,
+    pub(super) answers: BTreeMap<(NodeId, Ticket), Result<Outcome, RequestError>>,
+    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+    pub(super) paused: BTreeSet<NodeId>,
+    network: VecDeque<(NodeId, NodeId, PeerMessage)>,
+    tickets: u64,
+}
+
+impl Cluster {
+    pub(super) fn new(size: u64) -> Self {
+        let nodes: BTreeSet<NodeId> = (1..=size).map(NodeId).collect();
+        let member = |node: &NodeId| {
+            let member = Member { name: format!("n{node}"), address: format!("n{node}:1") };
+            (*node, member)
+        };
+        let members = nodes.iter().map(member).collect();
+        let membership = Membership::new(nodes.clone(), BTreeSet::new(), BTreeSet::new(), members)
+            .expect("all are voters");
+        let genesis = Genesis { cluster: ClusterId(1), membership };
+        let mut cluster = Self {
+            replicas: BTreeMap::new(),
+            now: Instant::ZERO,
+            answers: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            network: VecDeque::new(),
+            tickets: 0,
+        };
+        for node in nodes {
+            let identity =
+                Identity { node, name: format!("n{node}"), cluster_name: "test".to_owned() };
+            let log = RecoveredLog {
+                identity,
+                boot: Boot(1),
+                genesis: Some(genesis.clone()),
+                hard_state: Default::default(),
+                cut: Cut::default(),
+                entries: Vec::new(),
+                marks: Vec::new(),
+            };
+            let recovery = Recovery { log, machine: None };
+            let rng = Rng::new(node.get());
+            let replica = Replica::recover(recovery, Options::default(), rng, Instant::ZERO)
+                .expect("a fresh log is consistent");
+            cluster.replicas.insert(node, replica);
+        }
+        cluster
+    }
+
+    fn clocks(&self) -> Now {
+        Now { instant: self.now, wall: WallMillis(1_000_000 + self.now.as_micros() / 1_000) }
+    }
+
+    /// Delivers everything until nothing is left to do at this instant.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let nodes: Vec<NodeId> = self.replicas.keys().copied().collect();
+            for node in nodes {
+                if !self.paused.contains(&node) {
+                    self.poll(node);
+                }
+            }
+            let Some((from, to, message)) = self.network.pop_front() else { break };
+            if self.cut.contains(&(from, to)) || self.paused.contains(&to) {
+                continue;
+            }
+            let now = self.clocks();
+            let replica = self.replicas.get_mut(&to).expect("messages go to members");
+            replica.handle(now, Event::PeerMessage { from, message });
+        }
+    }
+
+    fn poll(&mut self, node: NodeId) {
+        loop {
+            let now = self.clocks();
+            let replica = self.replicas.get_mut(&node).expect("only members are polled");
+            let actions = replica.poll(now);
+            crate::raft::check(replica.raft());
+            let mut completed = Vec::new();
+            for action in actions {
+                match action {
+                    Action::Answer { ticket, result } => {
+                        let before = self.answers.insert((node, ticket), result);
+                        assert!(before.is_none(), "{ticket:?} was answered twice on {node}");
+                    }
+                    Action::Fatal(reason) => panic!("node {node} stopped: {reason}"),
+                    Action::Published(_) => {}
+                    Action::Save(_) => completed.push(Event::Saved),
+                    Action::Send { to, message } => self.network.push_back((node, to, message)),
+                    Action::Write { token, .. } => completed.push(Event::Written(token)),
+                }
+            }
+            if completed.is_empty() {
+                return;
+            }
+            let replica = self.replicas.get_mut(&node).expect("only members are polled");
+            for event in completed {
+                replica.handle(now, event);
+            }
+        }
+    }
+
+    /// Lets time pass from deadline to deadline, delivering everything on the way.
+    pub(super) fn advance(&mut self, span: Span) {
+        let end = self.now + span;
+        let mut stuck = 0;
+        loop {
+            self.settle();
+            let running = self.replicas.iter().filter(|(node, _)| !self.paused.contains(node));
+            let next = running.filter_map(|(_, replica)| replica.next_deadline()).min();
+            match next {
+                Some(next) if next <= end => {
+                    stuck = if next > self.now { 0 } else { stuck + 1 };
+                    assert!(stuck < 100, "a deadline at {next} is never acted on");
+                    self.now = self.now.max(next);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let leads = |replica: &&Replica| replica.raft().role() == Role::Leader;
+        let all = self.replicas.iter().filter(|(_, replica)| leads(replica));
+        all.max_by_key(|(_, replica)| replica.raft().term()).map(|(&node, _)| node)
+    }
+
+    pub(super) fn elect(&mut self) -> NodeId {
+        self.advance(Span::from_secs(3));
+        self.leader().expect("three seconds are enough to elect")
+    }
+
+    pub(super) fn another_than(&self, node: NodeId) -> NodeId {
+        let mut others = self.replicas.keys().filter(|&&other| other != node);
+        others.next().copied().expect("there is more than one member")
+    }
+
+    pub(super) fn event(&mut self, node: NodeId, event: Event) {
+        let now = self.clocks();
+        self.replicas.get_mut(&node).expect("it is a member").handle(now, event);
+    }
+
+    pub(super) fn submit(&mut self, node: NodeId, operation: Operation, timeout: Span) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let deadline = self.now + timeout;
+        self.event(node, Event::Submit { ticket, operation, idempotency: None, deadline });
+        ticket
+    }
+
+    pub(super) fn read(&mut self, node: NodeId, timeout: Span) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let deadline = self.now + timeout;
+        self.event(node, Event::Read { ticket, deadline });
+        ticket
+    }
+
+    pub(super) fn keepalive(&mut self, node: NodeId, lease: LeaseId, timeout: Span) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let deadline = self.now + timeout;
+        self.event(node, Event::Keepalive { ticket, lease, deadline });
+        ticket
+    }
+
+    pub(super) fn answer(
+        &self,
+        node: NodeId,
+        ticket: Ticket,
+    ) -> Option<&Result<Outcome, RequestError>> {
+        self.answers.get(&(node, ticket))
+    }
+
+    pub(super) fn isolate(&mut self, node: NodeId) {
+        for &other in self.replicas.keys().filter(|&&other| other != node) {
+            self.cut.extend([(node, other), (other, node)]);
+        }
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    pub(super) fn value(&self, node: NodeId, key: &str) -> Option<Bytes> {
+        let view = self.replicas[&node].shared_view();
+        let view = view.read().expect("no test panics while it reads");
+        let record = view.machine.get(key.as_bytes(), None).expect("the present is readable");
+        record.map(|record| record.value)
+    }
+
+    pub(super) fn promise(&self, node: NodeId, lease: LeaseId) -> Option<crate::replica::Promise> {
+        let view = self.replicas[&node].shared_view();
+        let view = view.read().expect("no test panics while it reads");
+        view.promises.promise(lease, self.now)
+    }
+}
+
+pub(super) fn put(key: &str, value: &str) -> Operation {
+    Operation::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        lease: None,
+        condition: Condition::None,
+    }
+}
+
+pub(super) fn lease(ttl: Span, bind: Bind) -> NewLease {
+    NewLease { ttl, bind, pid: None, uid: 0, info: String::new() }
+}
+
+pub(super) fn lock(name: &str, ttl: Span) -> Operation {
+    let name = Bytes::copy_from_slice(name.as_bytes());
+    Operation::Acquire(Acquire {
+        queue: QueueName { kind: QueueKind::Lock, name },
+        holder: Holder::New(lease(ttl, Bind::Connection)),
+        slots: 1,
+        value: Bytes::new(),
+        patience: Patience::Wait,
+    })
+}

@@ -1,0 +1,103 @@
+//! Everything that can happen to a replica: a closed list.
+
+use crate::base::{Instant, LeaseId, NodeId, Revision, Token, WallMillis};
+use crate::raft::PersistToken;
+use crate::state::{IdempotencyKey, Operation, QueueName};
+use crate::wire::PeerMessage;
+
+/// The two clocks as they stand when something is handled.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The node's own monotonic clock.
+    pub instant: Instant,
+    /// The wall clock, for the stamp that a leader puts on entries.
+    pub wall: WallMillis,
+}
+
+/// Names a local request until it is answered; drawn by the owner of the replica, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Whoever waits for this ticket has gone. A write that was handed over may still be applied.
+    Abandon(Ticket),
+    /// The free space of the disk fell below the reserve, or rose above it again.
+    Disk {
+        /// Whether writes must be refused.
+        full: bool,
+    },
+    /// The process is about to stop: refuse new requests.
+    Drain,
+    /// What these leases were bound to is gone: revoke them, as soon as a leader can be reached.
+    EndLeases(Vec<LeaseId>),
+    /// A local caller keeps a lease alive that nothing else keeps.
+    Keepalive {
+        /// Answered with `Ok(Outcome::Done)` once a leader has confirmed itself.
+        ticket: Ticket,
+        /// Which lease.
+        lease: LeaseId,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// Whoever stood here has gone: leave the queue, as soon as a leader can be reached.
+    LeaveQueue {
+        /// Which queue.
+        queue: QueueName,
+        /// Which place.
+        token: Token,
+    },
+    /// The connection to a peer broke.
+    PeerDown {
+        /// Which.
+        peer: NodeId,
+        /// Whether it refused to be dialled again at once: its process is gone.
+        redial_failed: bool,
+    },
+    /// A peer sent something; the transport has checked who it is.
+    PeerMessage {
+        /// Who.
+        from: NodeId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Messages to this peer will arrive from now on.
+    PeerUp {
+        /// Which.
+        peer: NodeId,
+    },
+    /// A local caller wants to read what was committed before now.
+    Read {
+        /// Answered when the view may be read.
+        ticket: Ticket,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// The state of an `Action::Save` is durable.
+    Saved,
+    /// A local caller wants something written.
+    Submit {
+        /// Answered with its outcome.
+        ticket: Ticket,
+        /// What.
+        operation: Operation,
+        /// The caller's own name for the request.
+        idempotency: Option<IdempotencyKey>,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// A deadline of [`Replica::next_deadline`](crate::replica::Replica::next_deadline) has come.
+    Timeout,
+    /// A local caller wants to read at least this revision of this node's own state.
+    WaitRevision {
+        /// Answered when the view holds it.
+        ticket: Ticket,
+        /// Which.
+        revision: Revision,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// The write of an `Action::Write` with this token, and all before it, are durable.
+    Written(PersistToken),
+}

@@ -1,0 +1,169 @@
+//! The leader's side of leases: which ones are overdue on its clock.
+//!
+//! Only a leader that has opened its term has such a table, and it starts every lease with its full
+//! time to live: what an earlier leader had counted is forgotten (RELIABILITY H2, L1). A lease is
+//! renewed only by a keepalive that a quorum confirmed after it arrived; one whose expiry is under
+//! way is not renewed any more. The expiry itself is a log entry
+//! (`state::Operation::ExpireLeases`), and what it does is decided by `state/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::{Instant, LeaseId, Span};
+use crate::state::{Lease, StateMachine};
+
+/// When leases end on the clock of one leader during one term.
+///
+/// Invariants:
+/// - Every lease of the applied state has exactly one entry, and no other lease has one.
+/// - Each entry that is not expiring has at least one element in `due`, at or before its end.
+/// - The end of a lease only moves later.
+#[derive(Debug, Default)]
+pub(super) struct ExpiryTable {
+    entries: BTreeMap<LeaseId, Timed>,
+    due: BTreeSet<(Instant, LeaseId)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timed {
+    ttl: Span,
+    parent: Option<LeaseId>,
+    renewed: Instant,
+    expiring: bool,
+}
+
+impl ExpiryTable {
+    /// The table of a leader that has just opened its term: every lease has its full time.
+    pub(super) fn open(machine: &StateMachine, now: Instant) -> Self {
+        let mut table = Self::default();
+        for lease in machine.leases() {
+            table.begin(lease, now);
+        }
+        table
+    }
+
+    /// The lease was applied, or its terms changed, at `now`.
+    pub(super) fn begin(&mut self, lease: &Lease, now: Instant) {
+        let timed = Timed { ttl: lease.ttl, parent: lease.parent, renewed: now, expiring: false };
+        self.entries.insert(lease.id, timed);
+        self.due.insert((now + lease.ttl, lease.id));
+    }
+
+    /// The lease is gone.
+    pub(super) fn end(&mut self, lease: LeaseId) {
+        self.entries.remove(&lease);
+    }
+
+    /// A keepalive that arrived at `received` was confirmed by a quorum. False when the lease is
+    /// not alive, or its end is under way.
+    pub(super) fn renew(&mut self, lease: LeaseId, received: Instant) -> bool {
+        match self.entries.get_mut(&lease) {
+            Some(timed) if !timed.expiring => {
+                timed.renewed = timed.renewed.max(received);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// The leases that are overdue at `now`. They count as expiring from here on: the caller
+    /// pursues their end until it is applied, or until it leads no more and this table is gone.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<LeaseId> {
+        let mut overdue = Vec::new();
+        while let Some(&(at, id)) = self.due.first() {
+            if at > now {
+                break;
+            }
+            self.due.pop_first();
+            let Some(timed) = self.entries.get(&id).copied() else { continue };
+            if timed.expiring {
+                continue;
+            }
+            let end = self.end_of(&timed);
+            if end > now {
+                self.due.insert((end, id));
+            } else {
+                self.entries.get_mut(&id).expect("it was just looked up").expiring = true;
+                overdue.push(id);
+            }
+        }
+        overdue
+    }
+
+    /// When a lease may next be overdue.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.due.first().map(|&(at, _)| at)
+    }
+
+    /// How long the lease has left on this leader's clock.
+    pub(super) fn remaining(&self, lease: LeaseId, now: Instant) -> Option<Span> {
+        self.entries.get(&lease).map(|timed| self.end_of(timed).since(now))
+    }
+
+    /// A lease under a host's lease lives on with every keepalive of the host: it ends its own time
+    /// after the later of its own renewal and the host's.
+    fn end_of(&self, timed: &Timed) -> Instant {
+        let host = timed.parent.and_then(|parent| self.entries.get(&parent));
+        let renewed = host.map_or(timed.renewed, |host| timed.renewed.max(host.renewed));
+        renewed + timed.ttl
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::ExpiryTable;
+    use crate::base::{Boot, Instant, LeaseId, NodeId, Span};
+    use crate::state::{Bind, Lease};
+
+    fn lease(id: u64, ttl: u64, parent: Option<u64>) -> Lease {
+        Lease {
+            id: LeaseId(id),
+            ttl: Span::from_secs(ttl),
+            bind: if parent.is_some() { Bind::Connection } else { Bind::None },
+            parent: parent.map(LeaseId),
+            node: NodeId(1),
+            boot: Boot(1),
+            pid: None,
+            uid: 0,
+            info: String::new(),
+            generation: 1,
+            owned_by_place: false,
+            keys: BTreeSet::new(),
+        }
+    }
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO + Span::from_secs(secs)
+    }
+
+    #[test]
+    fn a_lease_ends_its_time_after_its_last_renewal_and_not_before() {
+        let mut table = ExpiryTable::default();
+        table.begin(&lease(5, 10, None), at(0));
+        assert!(table.renew(LeaseId(5), at(7)), "it is alive");
+        assert_eq!(table.take_overdue(at(16)), vec![], "seven and ten are seventeen");
+        assert_eq!(table.take_overdue(at(17)), vec![LeaseId(5)]);
+        assert!(!table.renew(LeaseId(5), at(18)), "its end is under way");
+        assert_eq!(table.take_overdue(at(40)), vec![], "its end is proposed once");
+    }
+
+    #[test]
+    fn children_live_by_the_keepalives_of_their_host() {
+        let mut table = ExpiryTable::default();
+        table.begin(&lease(1, 60, None), at(0));
+        table.begin(&lease(5, 10, Some(1)), at(2));
+        assert!(table.renew(LeaseId(1), at(9)), "the host is alive");
+        assert_eq!(table.take_overdue(at(18)), vec![]);
+        assert_eq!(table.take_overdue(at(19)), vec![LeaseId(5)], "ten after the host's nine");
+    }
+
+    #[test]
+    fn a_fresh_child_has_its_full_time_whatever_its_host_did_before() {
+        let mut table = ExpiryTable::default();
+        table.begin(&lease(1, 60, None), at(0));
+        table.begin(&lease(5, 10, Some(1)), at(30));
+        assert_eq!(table.take_overdue(at(39)), vec![]);
+        assert_eq!(table.take_overdue(at(40)), vec![LeaseId(5)]);
+    }
+}

@@ -1,0 +1,52 @@
+//! What may be chosen about one replica.
+
+use crate::base::{Span, limits};
+use crate::watch::HistoryOptions;
+
+/// Timings and sizes of one replica.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Of the consensus core.
+    pub raft: crate::raft::Options,
+    /// Bytes of keys, values and history above which writes that add to them are refused.
+    pub store_bytes_max: u64,
+    /// Revisions of history kept behind the newest.
+    pub history_revisions: u64,
+    /// Bytes of history kept.
+    pub history_bytes: u64,
+    /// Milliseconds of the leader's wall clock after which history is forgotten; `None`: only the
+    /// two bounds above count.
+    pub history_age_ms: Option<u64>,
+    /// The state is saved when so many entries were applied since the last time...
+    pub save_after_entries: u64,
+    /// ...or so many bytes of entries...
+    pub save_after_bytes: u64,
+    /// ...or, when anything was applied at all, so much time has passed.
+    pub save_interval: Span,
+    /// After how long without an outcome a request is handed over again.
+    pub resend_interval: Span,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            raft: crate::raft::Options::default(),
+            store_bytes_max: limits::STORE_BYTES_MAX_DEFAULT,
+            history_revisions: limits::HISTORY_REVISIONS_DEFAULT,
+            history_bytes: limits::HISTORY_BYTES_DEFAULT,
+            history_age_ms: None,
+            save_after_entries: 50_000,
+            save_after_bytes: 16 * 1024 * 1024,
+            save_interval: Span::from_secs(30),
+            resend_interval: Span::from_millis(500),
+        }
+    }
+}
+
+impl Options {
+    /// The bounds of the history that watchers share: the same as those of the store's history.
+    pub(super) fn watch_history(&self) -> HistoryOptions {
+        let revisions_max = usize::try_from(self.history_revisions).unwrap_or(usize::MAX).max(1);
+        HistoryOptions { revisions_max, bytes_max: self.history_bytes, ..Default::default() }
+    }
+}

@@ -1,0 +1,107 @@
+//! What can be seen of a replica from outside, and why a request was not answered with an outcome.
+
+use crate::base::{Boot, ClusterId, Index, NodeId, Term};
+use crate::raft::{Progress, Role};
+
+/// A copy of what matters about a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// This node.
+    pub node: NodeId,
+    /// How often its data directory was started.
+    pub boot: Boot,
+    /// The cluster's identity.
+    pub cluster: ClusterId,
+    /// Its role now.
+    pub role: Role,
+    /// The current term.
+    pub term: Term,
+    /// The leader, if known.
+    pub leader: Option<NodeId>,
+    /// The commit index as far as known.
+    pub commit: Index,
+    /// The last applied index.
+    pub applied: Index,
+    /// The last index in the log.
+    pub last_index: Index,
+    /// The last index known durable here.
+    pub persisted: Index,
+    /// Bytes of log entries held in memory.
+    pub log_bytes: u64,
+    /// The applied index of the last saved state.
+    pub saved: Index,
+    /// Every member.
+    pub members: Vec<MemberStatus>,
+    /// Whether the configuration is joint.
+    pub joint: bool,
+    /// Whether a leader is known and this node has applied all that was committed when it started.
+    pub ready: bool,
+    /// Whether the disk is too full for writes.
+    pub disk_full: bool,
+    /// Requests that wait for their outcome.
+    pub pending: usize,
+}
+
+/// One member as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its incarnation.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where it is reached.
+    pub address: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// On the leader only: how it is fed.
+    pub progress: Option<Progress>,
+}
+
+/// Why a request has no outcome. `OutcomeUnknown` is born only where bytes had been handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Certainly not applied: no leader was found in time.
+    #[error("the cluster has no leader that this node can reach; nothing was applied")]
+    NoLeader,
+    /// Certainly not applied: this node has no state yet.
+    #[error("this node has not received its first state yet; nothing was applied")]
+    NotReady,
+    /// The request was handed over and its fate was not learnt in time.
+    #[error(
+        "the request was sent and its outcome was not learnt in time; it may or may not be \
+         applied: retry it with the same Idempotency-Key"
+    )]
+    OutcomeUnknown,
+    /// Certainly not applied: the store is at its quota.
+    #[error("the store has reached its quota; delete keys or raise quota.store_bytes")]
+    QuotaExceeded,
+    /// A read was not confirmed in time.
+    #[error("the read was not confirmed by a quorum in time")]
+    Timeout,
+    /// Certainly not applied: too many requests wait on this node.
+    #[error("too many requests wait on this node; nothing was applied")]
+    TooManyRequests,
+    /// Certainly not applied, for another reason.
+    #[error("{0}; nothing was applied")]
+    Unavailable(UnavailableReason),
+}
+
+/// Why a request was refused before anything happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum UnavailableReason {
+    /// The leader's disk is below its reserve.
+    #[error("the leader's disk is full: free space on it")]
+    DiskFull,
+    /// The leader refused it as malformed: the two programs differ.
+    #[error("the leader does not understand this request: upgrade it")]
+    Malformed,
+    /// The leader cannot take more now.
+    #[error("the leader has too much to do")]
+    Overloaded,
+    /// The daemon is stopping.
+    #[error("this daemon is stopping")]
+    ShuttingDown,
+}

@@ -1,0 +1,17 @@
+//! What those who read look at: the applied state, its history, and this node's promises.
+
+use crate::replica::Promises;
+use crate::state::StateMachine;
+use crate::watch::History;
+
+/// The part of a replica that others may read, under a lock that the replica's owner provides. It
+/// changes only within [`Replica::poll`](crate::replica::Replica::poll).
+#[derive(Debug)]
+pub struct View {
+    /// The applied state.
+    pub machine: StateMachine,
+    /// The last revisions, for watches.
+    pub history: History,
+    /// What this node has promised about leases.
+    pub promises: Promises,
+}
