@@ -13,6 +13,7 @@
 //! - [`peer`]: links between daemons
 //! - [`node`]: the running daemon: threads and tasks around one replica
 //! - [`api`]: the local HTTP API
+//! - [`client`]: an asynchronous client of the local API
 //! - [`telemetry`]: what operators see of a running daemon
 //! - [`config`]: the configuration file
 
@@ -35,6 +36,7 @@ extern crate self as quorumd;
 pub mod api;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
+pub mod client;
 pub mod config;
 pub mod node;
 pub mod peer;
