@@ -16,6 +16,7 @@
 //! - [`client`]: an asynchronous client of the local API
 //! - [`telemetry`]: what operators see of a running daemon
 //! - [`config`]: the configuration file
+//! - [`cli`]: the command line `quorumctl`
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -36,6 +37,7 @@ extern crate self as quorumd;
 pub mod api;
 #[deny(clippy::disallowed_types, clippy::disallowed_methods)]
 pub mod base;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod node;

@@ -1,0 +1,111 @@
+//! `lock`: hold it while a command runs, or until interrupted; or see who does.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::command::{Session, duration};
+use super::exit::{DONE, Failure};
+use super::hold::wait_and_hold;
+use super::output::{bytes_of, place_line, shown};
+use crate::client::{AcquireOptions, LockView, WriteOptions};
+
+#[derive(Args, Debug)]
+pub(super) struct Lock {
+    /// The lock
+    #[arg(required_unless_present = "list")]
+    name: Option<OsString>,
+    /// How long to wait for it; 0s: take it now or fail [default: without limit]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
+    /// How many may hold at once [default: 1]
+    #[arg(long, value_name = "N")]
+    slots: Option<u32>,
+    /// How long it stays taken when this host vanishes [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    ttl: Option<Duration>,
+    /// Free text for people
+    #[arg(long)]
+    info: Option<String>,
+    /// Take nothing: print who holds and who waits, of this lock or of all
+    #[arg(long, conflicts_with_all = ["wait", "slots", "ttl", "info", "command", "release"])]
+    list: bool,
+    /// Take nothing: release what is held with this token, also somebody else's
+    #[arg(long, value_name = "TOKEN", requires = "name")]
+    #[arg(conflicts_with_all = ["wait", "slots", "ttl", "info", "command"])]
+    release: Option<u64>,
+    /// Run this while holding; it is stopped before anyone else can hold
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Lock {
+    pub(super) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        let Some(name) = self.name.as_deref().map(bytes_of) else {
+            return list(session).await.map_err(Failure::of_a_read);
+        };
+        if self.list {
+            return view(session, &name).await.map_err(Failure::of_a_read);
+        }
+        if let Some(token) = self.release {
+            let options = WriteOptions::default();
+            let answer = session.client.release_lock(&name, token, &options).await?;
+            session.output.print(&answer, format!("revision {}", answer.revision))?;
+            return Ok(DONE);
+        }
+        let options =
+            AcquireOptions { ttl: self.ttl, wait: self.wait, slots: self.slots, info: self.info };
+        let acquiring = session.client.acquire(&name, &options).await?;
+        wait_and_hold(session, &name, acquiring, &self.command).await
+    }
+}
+
+async fn list(session: &Session) -> Result<u8, Failure> {
+    let answer = session.client.locks().await?;
+    let pages: Vec<String> = answer.locks.iter().map(page).collect();
+    if session.output == super::output::Output::Json || !pages.is_empty() {
+        session.output.print(&answer, pages.join("\n"))?;
+    }
+    Ok(DONE)
+}
+
+async fn view(session: &Session, name: &[u8]) -> Result<u8, Failure> {
+    let view = session.client.lock_view(name).await?;
+    session.output.print(&view, page(&view))?;
+    Ok(DONE)
+}
+
+fn page(view: &LockView) -> String {
+    let slots = if view.slots == 1 { String::new() } else { format!(" ({} slots)", view.slots) };
+    let mut lines = vec![format!("{}{slots}", shown(&view.name))];
+    lines.extend(view.holders.iter().map(|place| format!("  held: {}", place_line(place))));
+    lines.extend(view.waiters.iter().map(|place| format!("  waiting: {}", place_line(place))));
+    if view.holders.is_empty() {
+        lines.push("  free".to_owned());
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_shown_with_its_queue() {
+        let view: LockView = serde_json::from_str(
+            r#"{"name":"l","slots":2,
+                "holders":[{"token":3,"lease":"2","node":"n1","pid":4,"uid":0}],
+                "waiters":[{"token":5,"lease":"4","node":null,"pid":null,"uid":null}],
+                "revision":9}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            page(&view),
+            "l (2 slots)\n  held: token 3 on n1 pid 4 uid 0 lease 2\n  \
+             waiting: token 5 on ? lease 4"
+        );
+        let free = LockView { slots: 1, holders: Vec::new(), waiters: Vec::new(), ..view };
+        assert_eq!(page(&free), "l\n  free");
+    }
+}
