@@ -25,6 +25,8 @@ mod handle;
 mod hub;
 mod inbound;
 mod mailbox;
+#[cfg(test)]
+mod node_test;
 mod runner;
 mod saver;
 mod start;
