@@ -49,7 +49,10 @@ impl Replica {
         (index, term): (Index, Term),
         bytes: &Bytes,
     ) -> bool {
-        let (wall, command) = match decode_stamped(bytes) {
+        // A payload from a peer is a slice of the whole frame that it came in; what the state keeps
+        // of it must not keep the frame.
+        let owned = Bytes::copy_from_slice(bytes);
+        let (wall, command) = match decode_stamped(&owned) {
             Ok(decoded) => decoded,
             Err(error) => {
                 self.actions.push(Action::Fatal(format!(

@@ -35,7 +35,7 @@ impl Default for Options {
             history_revisions: limits::HISTORY_REVISIONS_DEFAULT,
             history_bytes: limits::HISTORY_BYTES_DEFAULT,
             history_age_ms: None,
-            save_after_entries: 50_000,
+            save_after_entries: 20_000,
             save_after_bytes: 16 * 1024 * 1024,
             save_interval: Span::from_secs(30),
             resend_interval: Span::from_millis(500),
