@@ -7,5 +7,7 @@
 //! appear in debug lines only.
 
 mod logging;
+mod metrics;
 
 pub use logging::{LogFormat, LogLevel, LogOptions, LoggingError, init_logging};
+pub use metrics::{METRICS_CONTENT_TYPE, render};
