@@ -68,3 +68,6 @@ pub use recover::{RecoverError, Recovery};
 pub use roster::Roster;
 pub use status::{MemberStatus, ReplicaStatus, RequestError, UnavailableReason};
 pub use view::View;
+
+/// Its status speaks of the role that raft plays.
+pub use crate::raft::Role;

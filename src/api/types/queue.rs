@@ -107,6 +107,9 @@ pub struct LeaseView {
 pub struct LeasesAnswer {
     /// By id; without their keys.
     pub leases: Vec<LeaseView>,
+    /// Whether leases follow after the last of this page.
+    #[serde(default)]
+    pub more: bool,
     /// The store's revision.
     pub revision: u64,
 }
@@ -503,6 +506,9 @@ impl Serialize for LockView {
 pub struct LocksAnswer {
     /// Those that are held or waited for, by name.
     pub locks: Vec<LockView>,
+    /// Whether locks follow after the last of this page.
+    #[serde(default)]
+    pub more: bool,
     /// The store's revision.
     pub revision: u64,
 }
@@ -561,6 +567,9 @@ impl Serialize for ElectionView {
 pub struct ElectionsAnswer {
     /// Those with a leader or candidates, by name.
     pub elections: Vec<ElectionView>,
+    /// Whether elections follow after the last of this page.
+    #[serde(default)]
+    pub more: bool,
     /// The store's revision.
     pub revision: u64,
 }

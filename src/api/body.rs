@@ -1,0 +1,63 @@
+//! How bodies of requests are read: within a size and a time, both enforced while reading.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use serde::de::DeserializeOwned;
+
+use crate::base::limits;
+
+use super::problem::Fault;
+
+/// Reads a body of at most `max` bytes.
+pub(super) async fn read(body: Incoming, max: usize, what: &str) -> Result<Bytes, Fault> {
+    if body.size_hint().lower() > max as u64 {
+        return Err(Fault::too_large(what, max, "bytes"));
+    }
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let limit = Duration::from_micros(limits::BODY_TIMEOUT.as_micros());
+    match tokio::time::timeout(limit, collect(body, max, what)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let seconds = limit.as_secs();
+            Err(Fault::invalid(format!("the body did not arrive within {seconds} s")))
+        }
+    }
+}
+
+async fn collect(mut body: Incoming, max: usize, what: &str) -> Result<Bytes, Fault> {
+    let mut first = Bytes::new();
+    let mut whole: Option<BytesMut> = None;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Fault::invalid(format!("the body broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let so_far = whole.as_ref().map_or(first.len(), BytesMut::len);
+        if so_far + data.len() > max {
+            return Err(Fault::too_large(what, max, "bytes"));
+        }
+        match &mut whole {
+            Some(whole) => whole.extend_from_slice(&data),
+            None if first.is_empty() => first = data,
+            None => {
+                let mut joined = BytesMut::with_capacity(so_far + data.len());
+                joined.extend_from_slice(&first);
+                joined.extend_from_slice(&data);
+                whole = Some(joined);
+            }
+        }
+    }
+    Ok(whole.map_or(first, BytesMut::freeze))
+}
+
+/// Reads a JSON body; an empty one is `{}`. The media type is not looked at: curl's default is that
+/// of forms.
+pub(super) async fn json<T: DeserializeOwned>(body: Incoming, max: usize) -> Result<T, Fault> {
+    let text = read(body, max, "the request").await?;
+    let text = if text.is_empty() { b"{}".as_slice() } else { &text };
+    serde_json::from_slice(text).map_err(|error| Fault::invalid(format!("the JSON body: {error}")))
+}

@@ -1,0 +1,228 @@
+//! What ends with its connection: leases and places in queues, however the connection ends.
+//!
+//! A guard ([`Owned`]) ends its lease or leaves its place when it is dropped. The requests that
+//! make them run in tasks of their own, so that a caller who goes while one is under way leaves
+//! nothing behind: the answer finds nobody, and its guard is dropped. When the outcome of such a
+//! request was never learnt, a sweep looks for leases that no connection owns. How a lease is ended
+//! over changes of leader is decided in `replica/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::base::{LeaseId, Span, Token};
+use crate::node::Node;
+use crate::replica::RequestError;
+use crate::state::{Bind, Holder, IdempotencyKey, Operation, Outcome, QueueName};
+
+/// How often the sweep looks. A lease must be found ownerless twice in a row to be ended, so that
+/// an answer on its way to its owner is never taken for one without.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Everything that ends with connections of this server.
+pub(super) struct Bound {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: Node,
+    stop: watch::Receiver<bool>,
+    owners: Mutex<Owners>,
+    sweeping: AtomicBool,
+}
+
+/// How many guards there are of each: two requests with one lease, or one `Idempotency-Key`, are
+/// the same request, and the last of them to go ends it.
+#[derive(Default)]
+struct Owners {
+    leases: BTreeMap<LeaseId, usize>,
+    places: BTreeMap<(QueueName, Token), usize>,
+}
+
+/// A guard: dropped, it ends what it names.
+pub(super) struct Owned {
+    shared: Arc<Shared>,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Lease(LeaseId),
+    Nothing,
+    Place(QueueName, Token),
+}
+
+impl Bound {
+    /// Nothing yet.
+    pub(super) fn new(node: Node, stop: watch::Receiver<bool>) -> Self {
+        let owners = Mutex::default();
+        Self { shared: Arc::new(Shared { node, stop, owners, sweeping: AtomicBool::new(false) }) }
+    }
+
+    /// Submits an operation that makes something which ends with the connection, and the guard of
+    /// it. Dropping this future drops the guard as soon as there is one.
+    pub(super) async fn submit(
+        &self,
+        operation: Operation,
+        idempotency: Option<IdempotencyKey>,
+        timeout: Span,
+    ) -> Result<(Outcome, Owned), RequestError> {
+        let shared = self.shared.clone();
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let claim = Claim::of(&operation);
+            let result = shared.node.submit(operation, idempotency, timeout).await;
+            if result == Err(RequestError::OutcomeUnknown) && claim.is_lease() {
+                shared.clone().sweep();
+            }
+            let owned = result.map(|outcome| {
+                let owned = shared.own(claim.made_by(&outcome));
+                (outcome, owned)
+            });
+            // When nobody waits, the guard comes back in the error and is dropped here.
+            drop(answer.send(owned));
+        });
+        answered.await.unwrap_or(Err(RequestError::OutcomeUnknown))
+    }
+}
+
+/// What an operation makes that somebody must own.
+enum Claim {
+    Lease,
+    Place(QueueName),
+}
+
+impl Claim {
+    fn of(operation: &Operation) -> Self {
+        match operation {
+            Operation::Acquire(acquire) => match acquire.holder {
+                Holder::Existing(_) => Self::Place(acquire.queue.clone()),
+                Holder::New(_) => Self::Lease,
+            },
+            _ => Self::Lease,
+        }
+    }
+
+    fn is_lease(&self) -> bool {
+        matches!(self, Self::Lease)
+    }
+
+    fn made_by(self, outcome: &Outcome) -> What {
+        match (self, outcome) {
+            (Self::Lease, Outcome::Acquired { lease, .. } | Outcome::Granted { lease, .. }) => {
+                What::Lease(*lease)
+            }
+            // One that is held already is kept by its lease: this may be a repeated request, and
+            // the caller of the first relies on it.
+            (Self::Place(queue), Outcome::Acquired { token, ahead, .. }) if *ahead > 0 => {
+                What::Place(queue, *token)
+            }
+            _ => What::Nothing,
+        }
+    }
+}
+
+impl Shared {
+    fn owners(&self) -> MutexGuard<'_, Owners> {
+        // Counts are changed in one step each: a panic elsewhere leaves them right.
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own(self: &Arc<Self>, what: What) -> Owned {
+        let mut owners = self.owners();
+        match &what {
+            What::Lease(lease) => *owners.leases.entry(*lease).or_default() += 1,
+            What::Nothing => {}
+            What::Place(queue, token) => {
+                *owners.places.entry((queue.clone(), *token)).or_default() += 1;
+            }
+        }
+        drop(owners);
+        Owned { shared: self.clone(), what }
+    }
+
+    /// Looks for leases without an owner from now on, as long as the server runs: a write whose
+    /// outcome was not learnt may be applied much later.
+    fn sweep(self: Arc<Self>) {
+        if self.sweeping.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tokio::spawn(async move {
+            let mut stop = self.stop.clone();
+            let mut suspects = BTreeSet::new();
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+                    _ = stop.wait_for(|stopped| *stopped) => return,
+                }
+                let found = self.ownerless();
+                for lease in found.intersection(&suspects) {
+                    self.node.end_lease(*lease);
+                }
+                suspects = found;
+            }
+        });
+    }
+
+    /// The leases of this boot that are bound to connections of which none is there.
+    fn ownerless(&self) -> BTreeSet<LeaseId> {
+        let replica = &self.node.status().replica;
+        let view = self.node.view();
+        let owners = self.owners();
+        let mine = view.machine.leases().filter(|lease| {
+            lease.bind == Bind::Connection
+                && lease.node == replica.node
+                && lease.boot == replica.boot
+                && !owners.leases.contains_key(&lease.id)
+        });
+        mine.map(|lease| lease.id).collect()
+    }
+}
+
+impl Owned {
+    /// What it names stays.
+    pub(super) fn release(mut self) {
+        let what = std::mem::replace(&mut self.what, What::Nothing);
+        self.forget(&what);
+    }
+
+    /// Whether no other guard names it.
+    fn forget(&self, what: &What) -> bool {
+        let mut owners = self.shared.owners();
+        match what {
+            What::Lease(lease) => forget(&mut owners.leases, lease),
+            What::Nothing => false,
+            What::Place(queue, token) => forget(&mut owners.places, &(queue.clone(), *token)),
+        }
+    }
+}
+
+fn forget<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) -> bool {
+    match counts.get_mut(key) {
+        Some(count) if *count > 1 => {
+            *count -= 1;
+            false
+        }
+        _ => {
+            counts.remove(key);
+            true
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let what = std::mem::replace(&mut self.what, What::Nothing);
+        if !self.forget(&what) {
+            return;
+        }
+        match what {
+            What::Lease(lease) => self.shared.node.end_lease(lease),
+            What::Nothing => {}
+            What::Place(queue, token) => self.shared.node.leave_queue(queue, token),
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! `/v1/leases`: leases, and the streams of their states.
+//!
+//! What may be promised, and for how long, is decided in `replica/`; here it is told in time.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::time::{Duration, Instant};
+
+use crate::api::types::{
+    Bind as BindView, GrantLeaseRequest, HexId, KeepaliveAnswer, KeyName, LeaseAnswer,
+    LeaseMessage, LeaseState, LeaseView, LeasesAnswer, RevokeAnswer,
+};
+use crate::base::{LeaseId, Revision, Span, limits};
+use crate::node::{Consistency, Follower, NodeStatus, Topic};
+use crate::replica::{Promise, PromiseState, View};
+use crate::state::{Bind, Lease, NewLease, Operation, Outcome};
+
+use super::answer::{Stamp, json, stamp};
+use super::body;
+use super::context::{Ask, Caller, Context, node_name};
+use super::kv::{another_request, duration, limit};
+use super::params;
+use super::problem::Fault;
+use super::stream::{Body, Emit, Framing};
+
+/// The end of a promise is told this much before it comes: time for the message to be written.
+pub(super) const HEADROOM: Span = Span::from_millis(25);
+
+/// `POST /v1/leases`
+pub(super) async fn grant(context: &Arc<Context>, ask: Ask) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    let timeout = ask.params(&[])?.timeout()?;
+    let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
+    let framing = Framing::of(&ask.parts.headers);
+    let request: GrantLeaseRequest =
+        body::json(ask.body, context.options.request_bytes_max).await?;
+    let bind = bind(request.bind.unwrap_or(BindView::None), request.pid)?;
+    let lease = new_lease(ask.caller, request.ttl.map(params::span), bind, request.info)?;
+    let (ttl, operation) = (lease.ttl, Operation::GrantLease(lease));
+    if bind == Bind::None {
+        let outcome = context.node.submit(operation, idempotency, timeout).await?;
+        let (lease, revision) = granted(context.unrefused(outcome)?)?;
+        let answer = LeaseAnswer {
+            lease: HexId(lease.get()),
+            ttl_ms: ttl.as_millis(),
+            valid_for_ms: valid_for(context.node.promise(lease)),
+            bind: BindView::None,
+            revision: revision.get(),
+        };
+        return Ok(json(StatusCode::CREATED, &answer, context.stamp(revision)));
+    }
+    let slot = context.stream_slot()?;
+    let (outcome, owned) = context.bound.submit(operation, idempotency, timeout).await?;
+    let (lease, revision) = granted(context.unrefused(outcome)?)?;
+    let first = LeaseMessage {
+        ttl_ms: Some(ttl.as_millis()),
+        bind: Some(BindView::Connection),
+        revision: Some(revision.get()),
+        ..message(lease, LeaseState::Active, context.node.promise(lease), None)
+    };
+    let stream = States::new(context, lease, framing, Some(first), Presence::Promised);
+    let body = Body::stream(|emit| async move {
+        let _held = (slot, owned);
+        stream.run(&emit).await;
+    });
+    let mut response = framing.response(StatusCode::CREATED, body);
+    stamp(response.headers_mut(), context.stamp(revision));
+    Ok(response)
+}
+
+fn granted(outcome: Outcome) -> Result<(LeaseId, Revision), Fault> {
+    match outcome {
+        Outcome::Granted { lease, revision } => Ok((lease, revision)),
+        other => Err(another_request(&other)),
+    }
+}
+
+/// What a request may bind a lease to.
+pub(super) fn bind(bind: BindView, pid: Option<u32>) -> Result<Bind, Fault> {
+    match bind {
+        BindView::Process => Err(Fault::invalid(
+            "\"bind\": this version cannot bind to a process yet; use \"connection\" or \"none\"",
+        )),
+        BindView::Node => Err(Fault::invalid("\"bind\": a node's own lease is made by the daemon")),
+        _ if pid.is_some() => Err(Fault::invalid("\"pid\" goes with \"bind\": \"process\" only")),
+        BindView::Connection => Ok(Bind::Connection),
+        BindView::None => Ok(Bind::None),
+    }
+}
+
+/// A lease to be made for a caller.
+pub(super) fn new_lease(
+    caller: Caller,
+    ttl: Option<Span>,
+    bind: Bind,
+    info: Option<String>,
+) -> Result<NewLease, Fault> {
+    let ttl = ttl.unwrap_or(limits::TTL_DEFAULT);
+    if ttl < limits::TTL_MIN || ttl > limits::TTL_MAX {
+        return Err(Fault::invalid("\"ttl\" is not in 1s..24h"));
+    }
+    let info = info.unwrap_or_default();
+    check_info(&info)?;
+    Ok(NewLease { ttl, bind, pid: caller.pid, uid: caller.uid, info })
+}
+
+/// Refuses free text that is too long.
+pub(super) fn check_info(info: &str) -> Result<(), Fault> {
+    let max = limits::INFO_BYTES_MAX;
+    if info.len() > max { Err(Fault::too_large("\"info\"", max, "bytes")) } else { Ok(()) }
+}
+
+/// `POST /v1/leases/{id}/keepalive`
+pub(super) async fn keepalive(
+    context: &Context,
+    ask: Ask,
+    lease: LeaseId,
+) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    let timeout = ask.params(&[])?.timeout()?;
+    let text = body::read(ask.body, context.options.request_bytes_max, "the request").await?;
+    if !text.is_empty() && text.as_ref() != b"{}" {
+        return Err(Fault::invalid("a keepalive has no body"));
+    }
+    let promise = context.node.keepalive(lease, timeout).await?;
+    let promise = promise.ok_or_else(Fault::lease_not_found)?;
+    if promise.state == PromiseState::Lost {
+        return Err(Fault::lease_not_found());
+    }
+    // The lease may be newer than what this node has applied; the leader knows it.
+    let known = |view: &View| view.machine.lease(lease).map(|lease| lease.ttl);
+    let mut ttl = known(&context.node.view());
+    if ttl.is_none() {
+        context.node.barrier(Consistency::Linearizable, timeout).await?;
+        ttl = known(&context.node.view());
+    }
+    let answer = KeepaliveAnswer {
+        lease: HexId(lease.get()),
+        ttl_ms: ttl.ok_or_else(Fault::lease_not_found)?.as_millis(),
+        valid_for_ms: valid_for(context.node.promise(lease).or(Some(promise))),
+    };
+    let seen = Stamp::of(&context.node.view());
+    Ok(json(StatusCode::OK, &answer, seen))
+}
+
+/// `DELETE /v1/leases/{id}`
+pub(super) async fn revoke(
+    context: &Context,
+    ask: Ask,
+    lease: LeaseId,
+) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    let timeout = ask.params(&[])?.timeout()?;
+    let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
+    let bind = context.node.view().machine.lease(lease).map(|lease| lease.bind);
+    if bind == Some(Bind::Node) {
+        let detail = "this is a node's own lease, and ends with its daemon";
+        return Err(Fault::forbidden(detail));
+    }
+    let operation = Operation::RevokeLeases { leases: vec![lease] };
+    let outcome = context.node.submit(operation, idempotency, timeout).await?;
+    match context.unrefused(outcome)? {
+        Outcome::Revoked { revoked: 0, .. } => Err(Fault::lease_not_found()),
+        Outcome::Revoked { revision, .. } => {
+            let answer = RevokeAnswer { lease: HexId(lease.get()), revision: revision.get() };
+            Ok(json(StatusCode::OK, &answer, context.stamp(revision)))
+        }
+        other => Err(another_request(&other)),
+    }
+}
+
+/// `GET /v1/leases/{id}`
+pub(super) async fn get(
+    context: &Context,
+    ask: Ask,
+    lease: LeaseId,
+) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    let params = ask.params(&["consistency", "min_revision"])?;
+    context.fresh(params.consistency()?, params.timeout()?).await?;
+    let (status, promise) = (context.node.status(), context.node.promise(lease));
+    let (answer, seen) = {
+        let view = context.node.view();
+        let lease = view.machine.lease(lease).ok_or_else(Fault::lease_not_found)?;
+        let keys = lease.keys.iter().cloned().map(KeyName).collect();
+        (LeaseView { keys, ..view_of(lease, promise, &status) }, Stamp::of(&view))
+    };
+    Ok(json(StatusCode::OK, &answer, seen))
+}
+
+/// `GET /v1/leases`
+pub(super) async fn list(context: &Context, ask: Ask) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    let params = ask.params(&["consistency", "min_revision", "limit", "start_after"])?;
+    let (limit, after) = (limit(&params)?, params.lease("start_after")?);
+    context.fresh(params.consistency()?, params.timeout()?).await?;
+    let status = context.node.status();
+    let (mut leases, seen) = {
+        let view = context.node.view();
+        let later = view.machine.leases().filter(|lease| Some(lease.id) > after);
+        let leases = later.take(limit + 1).map(|lease| view_of(lease, None, &status));
+        (leases.collect::<Vec<_>>(), Stamp::of(&view))
+    };
+    let more = leases.len() > limit;
+    leases.truncate(limit);
+    for lease in &mut leases {
+        let promise = context.node.promise(LeaseId(lease.lease.0));
+        (lease.remaining_ms, lease.valid_for_ms) = times(promise, lease.ttl_ms);
+    }
+    let answer = LeasesAnswer { leases, more, revision: seen.revision.get() };
+    Ok(json(StatusCode::OK, &answer, seen))
+}
+
+fn view_of(lease: &Lease, promise: Option<Promise>, status: &NodeStatus) -> LeaseView {
+    let (remaining_ms, valid_for_ms) = times(promise, lease.ttl.as_millis());
+    LeaseView {
+        lease: HexId(lease.id.get()),
+        ttl_ms: lease.ttl.as_millis(),
+        remaining_ms,
+        valid_for_ms,
+        bind: match lease.bind {
+            Bind::Connection => BindView::Connection,
+            Bind::Node => BindView::Node,
+            Bind::None => BindView::None,
+            Bind::Process => BindView::Process,
+        },
+        node: node_name(status, lease.node),
+        pid: lease.pid,
+        uid: lease.uid,
+        info: lease.info.clone(),
+        keys: Vec::new(),
+    }
+}
+
+/// How long a lease has, and how long of that is promised: the promise is the time to live less a
+/// margin, both counted from the last confirmation.
+fn times(promise: Option<Promise>, ttl_ms: u64) -> (Option<u64>, Option<u64>) {
+    let margin = limits::promise_margin(Span::from_millis(ttl_ms));
+    match promise {
+        Some(Promise { state: PromiseState::Lost, .. }) => (None, Some(0)),
+        Some(Promise { valid_for, .. }) => {
+            (Some((valid_for + margin).as_millis()), Some(valid_for.as_millis()))
+        }
+        None => (None, None),
+    }
+}
+
+/// Milliseconds of a promise; zero without one.
+pub(super) fn valid_for(promise: Option<Promise>) -> u64 {
+    promise.map_or(0, |promise| promise.valid_for.as_millis())
+}
+
+/// `GET /v1/leases/{id}/events`
+pub(super) async fn events(
+    context: &Arc<Context>,
+    ask: Ask,
+    lease: LeaseId,
+) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    let params = ask.params(&["consistency", "min_revision"])?;
+    let framing = Framing::of(&ask.parts.headers);
+    context.fresh(params.consistency()?, params.timeout()?).await?;
+    let slot = context.stream_slot()?;
+    let seen = {
+        let view = context.node.view();
+        view.machine.lease(lease).ok_or_else(Fault::lease_not_found)?;
+        Stamp::of(&view)
+    };
+    let presence = match context.node.promise(lease) {
+        Some(_) => Presence::Promised,
+        None => Presence::Elsewhere,
+    };
+    let stream = States::new(context, lease, framing, None, presence);
+    let body = Body::stream(|emit| async move {
+        let _slot = slot;
+        stream.run(&emit).await;
+    });
+    let mut response = framing.response(StatusCode::OK, body);
+    stamp(response.headers_mut(), seen);
+    Ok(response)
+}
+
+/// Whether this node ever promised anything about a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// It is kept alive elsewhere: all that is known here is whether it exists.
+    Elsewhere,
+    /// It did, so that no promise means that it is gone.
+    Promised,
+}
+
+/// A stream of the states of one lease.
+struct States {
+    context: Arc<Context>,
+    lease: LeaseId,
+    framing: Framing,
+    first: Option<LeaseMessage>,
+    presence: Presence,
+    changes: Follower,
+}
+
+impl States {
+    fn new(
+        context: &Arc<Context>,
+        lease: LeaseId,
+        framing: Framing,
+        first: Option<LeaseMessage>,
+        presence: Presence,
+    ) -> Self {
+        let changes = context.node.follow(Topic::Lease(lease));
+        Self { context: context.clone(), lease, framing, first, presence, changes }
+    }
+
+    async fn run(mut self, emit: &Emit) {
+        let stop = self.context.clone();
+        let stopped = stop.stopped();
+        tokio::pin!(stopped);
+        let mut told = None;
+        loop {
+            let (step, now) = (self.look(), Instant::now());
+            let (due, next) = when(told, step.state, step.valid_for, now);
+            if due {
+                let mut message = step.message(self.lease);
+                if step.state == LeaseState::Active
+                    && let Some(first) = self.first.take()
+                {
+                    message = LeaseMessage { ttl_ms: first.ttl_ms, bind: first.bind, ..message };
+                    message.revision = first.revision;
+                }
+                let valid_for = duration(Span::from_millis(message.valid_for_ms));
+                told = Some((step.state, now, valid_for));
+                emit.send(self.framing.encode(None, &message)).await;
+            }
+            if step.state == LeaseState::Lost {
+                return;
+            }
+            tokio::select! {
+                () = self.changes.changed() => {}
+                () = tokio::time::sleep_until(next) => {}
+                () = &mut stopped => {
+                    let reason = Some("shutting_down");
+                    let message = message(self.lease, LeaseState::Error, None, reason);
+                    emit.send(self.framing.encode(None, &message)).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn look(&self) -> Step {
+        let exists = self.context.node.view().machine.lease(self.lease).is_some();
+        match (exists, self.context.node.promise(self.lease), self.presence) {
+            (false, ..) => Step::lost(ENDED),
+            (true, None, Presence::Elsewhere) => Step {
+                state: LeaseState::Active,
+                valid_for: None,
+                reason: Some("kept alive elsewhere"),
+            },
+            (true, None, Presence::Promised) => Step::lost(ENDED),
+            (true, Some(promise), _) => Step::of(promise),
+        }
+    }
+}
+
+/// The lease does not exist any more.
+pub(super) const ENDED: &str = "the lease has ended";
+/// Its promise has run out.
+pub(super) const UNCONFIRMED: &str = "the lease could not be confirmed in time";
+/// A confirmation is late.
+pub(super) const OVERDUE: &str = "a confirmation of the lease is overdue";
+
+/// What may be said about a lease now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// How it stands.
+    pub(super) state: LeaseState,
+    /// For how long; nothing when this node has promised nothing.
+    pub(super) valid_for: Option<Span>,
+    /// Why it stands so, unless it is simply active.
+    pub(super) reason: Option<&'static str>,
+}
+
+impl Step {
+    fn lost(reason: &'static str) -> Self {
+        Self { state: LeaseState::Lost, valid_for: Some(Span::ZERO), reason: Some(reason) }
+    }
+
+    /// What a promise lets one say: that it is over a little before it is.
+    pub(super) fn of(promise: Promise) -> Self {
+        let valid_for = Some(promise.valid_for);
+        if promise.state == PromiseState::Lost || promise.valid_for <= HEADROOM {
+            return Self::lost(UNCONFIRMED);
+        }
+        match promise.state {
+            PromiseState::Active => Self { state: LeaseState::Active, valid_for, reason: None },
+            _ => Self { state: LeaseState::AtRisk, valid_for, reason: Some(OVERDUE) },
+        }
+    }
+
+    fn message(&self, lease: LeaseId) -> LeaseMessage {
+        LeaseMessage {
+            state: self.state,
+            lease: HexId(lease.get()),
+            valid_for_ms: self.valid_for.unwrap_or_default().as_millis(),
+            ttl_ms: None,
+            bind: None,
+            revision: None,
+            reason: self.reason.map(str::to_owned),
+        }
+    }
+}
+
+fn message(
+    lease: LeaseId,
+    state: LeaseState,
+    promise: Option<Promise>,
+    reason: Option<&str>,
+) -> LeaseMessage {
+    LeaseMessage {
+        state,
+        lease: HexId(lease.get()),
+        valid_for_ms: valid_for(promise),
+        ttl_ms: None,
+        bind: None,
+        revision: None,
+        reason: reason.map(str::to_owned),
+    }
+}
+
+/// Whether a state must be told now, and when to look again: before the promise ends, and when half
+/// of what was told last has passed, so that a reader always knows of a promise that is not stale.
+pub(super) fn when(
+    told: Option<(LeaseState, Instant, Duration)>,
+    state: LeaseState,
+    valid_for: Option<Span>,
+    now: Instant,
+) -> (bool, Instant) {
+    let far = now + Duration::from_secs(3_600);
+    let end = valid_for.map_or(far, |span| now + duration(span.less(HEADROOM)));
+    let refresh = |at: Instant, valid_for: Duration| match valid_for.is_zero() {
+        true => far,
+        false => at + valid_for / 2,
+    };
+    match told {
+        Some((told, ..)) if told == state && state != LeaseState::Active => (false, end),
+        Some((told, at, told_for)) if told == state && refresh(at, told_for) > now => {
+            (false, end.min(refresh(at, told_for)))
+        }
+        _ => {
+            let told_for = valid_for.map_or(Duration::ZERO, duration);
+            (true, end.min(refresh(now, told_for)))
+        }
+    }
+}
+
+/// Reads the id in a path.
+pub(super) fn path_lease(raw: &Bytes) -> Result<LeaseId, Fault> {
+    params::lease_id(raw, "lease")
+}

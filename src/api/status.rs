@@ -1,0 +1,141 @@
+//! `/v1/status` and `/v1/members`: what this node knows of itself and of the cluster.
+
+use http::{Response, StatusCode};
+
+use crate::api::types::{
+    HealthNote, HexId, LinkView, MemberRole, MemberView, MembersAnswer, NodeRole, StatusAnswer,
+    StorageView,
+};
+use crate::node::NodeStatus;
+use crate::replica::{MemberStatus, Role};
+
+use super::answer::{Stamp, json};
+use super::context::{Ask, Context, node_name};
+use super::params;
+use super::problem::Fault;
+use super::stream::Body;
+
+/// `GET /v1/status`
+pub(super) fn status(context: &Context, ask: &Ask) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    ask.params(&[])?.timeout()?;
+    let status = context.node.status();
+    let seen = Stamp { revision: status.revision, epoch: status.epoch };
+    Ok(json(StatusCode::OK, &status_view(&status), seen))
+}
+
+/// `GET /v1/members`: as this node has applied it.
+pub(super) fn members(context: &Context, ask: &Ask) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    ask.params(&[])?.timeout()?;
+    let status = context.node.status();
+    let answer = MembersAnswer {
+        members: member_views(&status),
+        joint: status.replica.joint,
+        revision: status.revision.get(),
+    };
+    let seen = Stamp { revision: status.revision, epoch: status.epoch };
+    Ok(json(StatusCode::OK, &answer, seen))
+}
+
+fn status_view(status: &NodeStatus) -> StatusAnswer {
+    let replica = &status.replica;
+    StatusAnswer {
+        node: status.name.clone(),
+        incarnation: HexId(replica.node.get()),
+        cluster: status.cluster_name.clone(),
+        cluster_id: HexId(replica.cluster.get()),
+        version: status.version.to_owned(),
+        role: match replica.role {
+            Role::Candidate => NodeRole::Candidate,
+            Role::Follower => NodeRole::Follower,
+            Role::Leader => NodeRole::Leader,
+            Role::Learner => NodeRole::Learner,
+            Role::PreCandidate => NodeRole::PreCandidate,
+        },
+        leader: replica.leader.and_then(|leader| node_name(status, leader)),
+        term: replica.term.get(),
+        commit_index: replica.commit.get(),
+        applied_index: replica.applied.get(),
+        revision: status.revision.get(),
+        compact_revision: status.compact_revision.get(),
+        epoch: status.epoch.get(),
+        ready: replica.ready && !status.draining,
+        uptime_ms: status.uptime.as_millis(),
+        leases: status.leases,
+        digest: HexId(status.digest),
+        pending: replica.pending as u64,
+        members: member_views(status),
+        links: status.links.iter().map(link_view).collect(),
+        health: health(status),
+        storage: StorageView {
+            data_dir: status.storage.data_dir.clone(),
+            raft_bytes: status.storage.raft_bytes,
+            state_bytes: status.storage.state_bytes,
+            free_bytes: status.storage.free_bytes,
+            reserve_bytes: status.storage.reserve_bytes,
+            live_bytes: status.live_bytes,
+            history_bytes: status.history_bytes,
+            log_bytes: replica.log_bytes,
+            last_write_ms: status.storage.last_write.as_millis(),
+        },
+    }
+}
+
+fn link_view(link: &crate::node::LinkStatus) -> LinkView {
+    LinkView {
+        name: link.name.clone(),
+        connected: link.connected,
+        last_error: link.last_error.clone(),
+    }
+}
+
+fn member_views(status: &NodeStatus) -> Vec<MemberView> {
+    let view = |member: &MemberStatus| MemberView {
+        name: member.name.clone(),
+        incarnation: HexId(member.node.get()),
+        role: if member.voter { MemberRole::Voter } else { MemberRole::Learner },
+        address: member.address.clone(),
+        leader: member.leader,
+        matched_index: member.progress.map(|progress| progress.matched.get()),
+        active: member.progress.map(|progress| progress.recent_active),
+    };
+    let mut members: Vec<MemberView> = status.replica.members.iter().map(view).collect();
+    members.sort_by(|one, other| one.name.cmp(&other.name));
+    members
+}
+
+/// What an operator should know; nothing when all is well.
+fn health(status: &NodeStatus) -> Vec<HealthNote> {
+    let mut notes = Vec::new();
+    let mut note = |code: &str, detail: String| {
+        notes.push(HealthNote { code: code.to_owned(), detail });
+    };
+    let storage = &status.storage;
+    if status.draining {
+        note("draining", "this daemon is stopping and takes no new requests".to_owned());
+    }
+    if status.replica.leader.is_none() {
+        let detail = "no leader is known: writes and linearizable reads wait, local reads go on";
+        note("no_leader", detail.to_owned());
+    }
+    if !status.replica.ready {
+        note("not_ready", "this node has not caught up since it was started".to_owned());
+    }
+    if status.replica.disk_full {
+        let detail = format!(
+            "{} bytes are free where {} is, {} must be: writes are refused until space is freed",
+            storage.free_bytes, storage.data_dir, storage.reserve_bytes
+        );
+        note("disk_full", detail);
+    } else if storage.free_bytes < storage.reserve_bytes.saturating_mul(2) {
+        let detail =
+            format!("only {} bytes are free where {} is", storage.free_bytes, storage.data_dir);
+        note("disk_low", detail);
+    }
+    for link in status.links.iter().filter(|link| !link.connected) {
+        let reason = link.last_error.as_deref().unwrap_or("not connected yet");
+        note("peer_unreachable", format!("{}: {reason}", link.name));
+    }
+    notes
+}
