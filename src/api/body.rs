@@ -11,9 +11,15 @@ use crate::base::limits;
 
 use super::problem::Fault;
 
+/// Most bytes that are read of a body only to be forgotten.
+const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long that may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Reads a body of at most `max` bytes.
 pub(super) async fn read(body: Incoming, max: usize, what: &str) -> Result<Bytes, Fault> {
     if body.size_hint().lower() > max as u64 {
+        discard(body).await;
         return Err(Fault::too_large(what, max, "bytes"));
     }
     if body.is_end_stream() {
@@ -38,6 +44,7 @@ async fn collect(mut body: Incoming, max: usize, what: &str) -> Result<Bytes, Fa
         let Ok(data) = frame.into_data() else { continue };
         let so_far = whole.as_ref().map_or(first.len(), BytesMut::len);
         if so_far + data.len() > max {
+            discard(body).await;
             return Err(Fault::too_large(what, max, "bytes"));
         }
         match &mut whole {
@@ -52,6 +59,23 @@ async fn collect(mut body: Incoming, max: usize, what: &str) -> Result<Bytes, Fa
         }
     }
     Ok(whole.map_or(first, BytesMut::freeze))
+}
+
+/// Reads what is too large and forgets it, within bounds: many clients read no answer before they
+/// have sent everything, and take a closed socket for a failure of their own.
+async fn discard(mut body: Incoming) {
+    let rest = async {
+        let mut left = DISCARDED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    // Whether it ended in time makes no difference to the answer.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
 }
 
 /// Reads a JSON body; an empty one is `{}`. The media type is not looked at: curl's default is that

@@ -196,3 +196,53 @@ impl<S: AsyncWrite + Unpin> Write for Observed<S> {
         this.activity.wrote(poll)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::task::Poll;
+    use std::time::{Duration, Instant};
+
+    use super::{Activity, Phase, WRITE_TIMEOUT};
+    use crate::base::{Span, limits};
+
+    fn aged(phase: Phase, span: Span) -> Activity {
+        let age = Duration::from_micros(span.as_micros());
+        let started = Instant::now().checked_sub(age).expect("the clock is older than that");
+        let activity = Activity { started, ..Activity::new() };
+        activity.phase.store(phase as u8, Ordering::Relaxed);
+        activity.since_millis.store(1, Ordering::Relaxed);
+        activity
+    }
+
+    /// Half a head, sent slowly, is what slowloris is; an idle connection may wait for longer, and a
+    /// request takes the time that it asked for.
+    #[test]
+    fn heads_and_idle_connections_have_their_time() {
+        let second = Span::from_secs(1);
+        assert!(!aged(Phase::Head, limits::HEAD_TIMEOUT.less(second)).is_overdue());
+        assert!(aged(Phase::Head, limits::HEAD_TIMEOUT + second).is_overdue());
+        assert!(!aged(Phase::Idle, limits::HEAD_TIMEOUT + second).is_overdue());
+        assert!(aged(Phase::Idle, limits::IDLE_TIMEOUT + second).is_overdue());
+        assert!(!aged(Phase::Request, limits::IDLE_TIMEOUT + second).is_overdue());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_overdue_whatever_it_asked() {
+        let activity = aged(Phase::Request, WRITE_TIMEOUT + Span::from_secs(1));
+        activity.blocked_millis.store(1, Ordering::Relaxed);
+        assert!(activity.is_overdue());
+        let _ = activity.wrote(Poll::Ready(()));
+        assert!(!activity.is_overdue(), "it has read again");
+        let _ = activity.wrote::<()>(Poll::Pending);
+        assert!(!activity.is_overdue(), "it was blocked just now");
+    }
+
+    #[test]
+    fn a_head_begins_with_its_first_byte() {
+        let activity = aged(Phase::Idle, limits::HEAD_TIMEOUT + Span::from_secs(1));
+        activity.read();
+        assert!(!activity.is_overdue());
+        assert_eq!(activity.phase.load(Ordering::Relaxed), Phase::Head as u8);
+    }
+}

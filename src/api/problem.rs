@@ -177,6 +177,24 @@ impl Fault {
         self
     }
 
+    /// Says which state it reflects, if it reflects one and does not say so yet.
+    #[must_use]
+    pub(super) fn seen_at(mut self, seen: impl FnOnce() -> Stamp) -> Self {
+        let of_the_store = matches!(
+            self.0.problem.code,
+            Code::Compacted
+                | Code::Conflict
+                | Code::LeaseNotFound
+                | Code::LockHeld
+                | Code::LockNotHeld
+                | Code::PreconditionFailed
+        );
+        if of_the_store {
+            self.0.stamp.get_or_insert_with(seen);
+        }
+        self
+    }
+
     /// The document as the last message of a stream carries it.
     pub(super) fn into_problem(self) -> Problem {
         self.0.problem

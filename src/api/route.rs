@@ -10,6 +10,7 @@ use matchit::Router;
 
 use crate::state::QueueKind;
 
+use super::answer::Stamp;
 use super::context::{Ask, Context};
 use super::params::path_bytes;
 use super::problem::Fault;
@@ -222,8 +223,10 @@ pub(super) async fn answer(context: &Arc<Context>, ask: Ask) -> Response<Body> {
     };
     match dispatch(context, ask, endpoint, rest).await {
         Ok(response) => response,
-        Err(fault) if access == Write => fault.of_write().into_response(),
-        Err(fault) => fault.into_response(),
+        Err(fault) => {
+            let fault = if access == Write { fault.of_write() } else { fault };
+            fault.seen_at(|| Stamp::of(&context.node.view())).into_response()
+        }
     }
 }
 

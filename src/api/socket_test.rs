@@ -53,6 +53,7 @@ async fn cluster_of_one(directory: &Path) -> Node {
 struct Server {
     node: Node,
     socket: PathBuf,
+    port: u16,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
     _directory: tempfile::TempDir,
@@ -119,11 +120,14 @@ impl Server {
         let node = cluster_of_one(directory.path()).await;
         let (stop, stopped) = oneshot::channel();
         let serving = node.clone();
+        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let listeners = Listeners { unix, tcp: Some((tcp, "secret".to_owned())) };
         let task = tokio::spawn(async move {
             let stopped = async move { drop(stopped.await) };
-            serve(serving, Listeners { unix, tcp: None }, options, stopped).await.unwrap();
+            serve(serving, listeners, options, stopped).await.unwrap();
         });
-        Self { node, socket, stop: Some(stop), task: Some(task), _directory: directory }
+        Self { node, socket, port, stop: Some(stop), task: Some(task), _directory: directory }
     }
 
     async fn send(
@@ -256,6 +260,7 @@ async fn preconditions_and_idempotency_hold() {
     let stale = server.ask("PUT", "/v1/kv/k", &[("if-match", "\"1\"")], "2").await;
     let problem = refused(&stale, 412, "precondition_failed");
     assert_eq!((&problem["mod_revision"], &problem["applied"]), (&json!(2), &json!("no")));
+    assert_eq!(stale.header("quorumd-revision"), "2");
     let exists = server.ask("PUT", "/v1/kv/k", &[("if-none-match", "*")], "2").await;
     refused(&exists, 412, "precondition_failed");
     let absent = server.ask("PUT", "/v1/kv/n", &[("if-match", "\"7\"")], "2").await;
@@ -681,4 +686,78 @@ async fn status_health_and_metrics_answer() {
     assert_eq!(server.get("/healthz").await.body.as_ref(), b"ok\n");
     assert_eq!(server.get("/readyz").await.status, 200);
     assert_eq!(server.get("/metrics").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loopback_port_asks_for_its_token() {
+    let server = Server::start(Options::default()).await;
+    let ask = async |more: &str| {
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        let head = format!(
+            "GET /healthz HTTP/1.1\r\nhost: localhost:{}\r\nconnection: close\r\n{more}\r\n",
+            server.port
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = ask("authorization: Bearer secret\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = ask("").await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let answer = ask("authorization: Bearer secret\r\norigin: http://localhost\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+/// A client that sends all of its body before it reads anything still learns why it was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_too_large_is_answered_after_it_was_sent() {
+    let server = Server::start(Options::default()).await;
+    let body = vec![b'x'; 4 * 1024 * 1024];
+    let mut socket = UnixStream::connect(&server.socket).await.unwrap();
+    let head =
+        format!("PUT /v1/kv/k HTTP/1.1\r\nhost: q\r\ncontent-length: {}\r\n\r\n", body.len());
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.write_all(&body).await.unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+/// Waiting under a lease is one request without an answer: going away is leaving the queue, and the
+/// lease stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_waiting_under_a_lease_leaves_the_queue() {
+    let server = Server::start(Options::default()).await;
+    let mut holder = server.stream("POST", "/v1/locks/l", json!({})).await;
+    holder.message().await;
+    let lease = server.ask("POST", "/v1/leases", &[], "{}").await.json();
+    let body = json!({"lease": lease["lease"]}).to_string();
+    let mut socket = UnixStream::connect(&server.socket).await.unwrap();
+    let head = format!(
+        "POST /v1/locks/l HTTP/1.1\r\nhost: q\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    server.until("/v1/locks/l", |lock| lock["waiters"] != json!([])).await;
+    drop(socket);
+    server.until("/v1/locks/l", |lock| lock["waiters"] == json!([])).await;
+    let path = format!("/v1/leases/{}", lease["lease"].as_str().unwrap());
+    assert_eq!(server.get(&path).await.status, 200);
+}
+
+/// A reader that does not read costs its own stream and nobody else anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stops_reading_holds_up_nobody() {
+    let server = Server::start(Options::default()).await;
+    let _stuck = server.stream("GET", "/v1/watch?prefix=", Value::Null).await;
+    let mut reader = server.stream("GET", "/v1/watch?prefix=", Value::Null).await;
+    assert_eq!(reader.message().await["type"], "synced");
+    let value = "x".repeat(100_000);
+    for number in 0..20 {
+        server.put(&format!("k{number}"), &value).await;
+        let message = reader.message().await;
+        assert_eq!(message["events"][0]["key"], format!("k{number}"));
+    }
 }

@@ -138,25 +138,23 @@ impl Stream {
                 () = status.changed() => Happened::Status,
                 () = tokio::time::sleep_until(sent + silence) => Happened::Silence,
             };
+            // A watch from a future revision has nothing to say when it is silent.
+            if matches!(happened, Happened::Silence) {
+                sent = Instant::now();
+            }
             let (message, ended) = match happened {
                 Happened::Delivery(delivery) => self.delivered(delivery),
                 Happened::Status => self.leader_changed(),
                 Happened::Silence => (self.progress(), false),
                 Happened::Stop => (Some(self.error(Fault::shutting_down())), true),
             };
-            if let Some(message) = message {
+            let leader = if ended { (None, true) } else { self.leader_changed() };
+            for message in [message, leader.0].into_iter().flatten() {
                 emit.send(message).await;
+                sent = Instant::now();
             }
-            // Also when there is nothing to say yet: a watch from a future revision is silent.
-            sent = Instant::now();
-            if ended {
+            if leader.1 {
                 return;
-            }
-            if let (Some(message), ended) = self.leader_changed() {
-                emit.send(message).await;
-                if ended {
-                    return;
-                }
             }
         }
     }
