@@ -215,8 +215,8 @@ mod tests {
         activity
     }
 
-    /// Half a head, sent slowly, is what slowloris is; an idle connection may wait for longer, and a
-    /// request takes the time that it asked for.
+    /// Half a head, sent slowly, is what slowloris is; an idle connection may wait for longer, and
+    /// a request takes the time that it asked for.
     #[test]
     fn heads_and_idle_connections_have_their_time() {
         let second = Span::from_secs(1);
