@@ -373,11 +373,16 @@ async fn release_names_the_token_and_answers_when_it_is_done() {
 
 #[tokio::test]
 async fn lost_says_whether_the_daemon_said_so_or_is_gone() {
-    let (stream, _daemon, client) = locking();
+    let (stream, daemon, client) = locking();
     stream.line(HELD);
     let hold = client.lock("l", &AcquireOptions::default()).await.unwrap();
     stream.line(r#"{"state":"lost","reason":"revoked"}"#);
     assert_eq!(hold.lost().await, Loss::Told { reason: "revoked".to_owned() });
+    stream.line(r#"{"state":"lost","reason":"again"}"#);
+    client.status().await.unwrap_err();
+    assert_eq!(daemon.closed(), 0, "what is held may still be winding up");
+    drop(hold);
+    daemon.until_closed(1).await;
 
     let (stream, _daemon, client) = locking();
     stream.line(HELD);

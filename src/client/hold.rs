@@ -148,9 +148,10 @@ impl Hold {
         self.state.borrow().valid_until
     }
 
-    /// The next change of its state; a state of loss again and again. May be dropped at any time.
+    /// The next change of its state; never resolves after a state of loss was returned. May be
+    /// dropped at any time.
     pub async fn changed(&mut self) -> HoldState {
-        // An error means that the keeper has ended, and it ends with the state of loss.
+        // The sender lives as long as this hold.
         let _ = self.state.changed().await;
         self.state.borrow_and_update().clone()
     }
@@ -189,23 +190,25 @@ impl Hold {
     }
 }
 
-/// Ends with the loss, having said so.
+/// Says when it is lost. Never ends: the end of the connection is a release, and what the lock
+/// protects may still be winding up after it was lost.
 async fn keep(
     client: Client,
     lease: HexId,
     ttl: Duration,
-    lines: Lines,
+    mut lines: Lines,
     state: watch::Sender<HoldState>,
 ) {
     let loss = tokio::select! {
-        loss = listen(lines, &state) => loss,
+        loss = listen(&mut lines, &state) => loss,
         never = confirm(&client, lease, ttl, &state) => match never {},
         () = expire(&state) => Loss::Expired,
     };
     state.send_modify(|state| state.condition = Condition::Lost(loss));
+    std::future::pending().await
 }
 
-async fn listen(mut lines: Lines, state: &watch::Sender<HoldState>) -> Loss {
+async fn listen(lines: &mut Lines, state: &watch::Sender<HoldState>) -> Loss {
     loop {
         let line = match lines.next().await {
             Ok(Some(line)) => line,

@@ -118,6 +118,10 @@ impl ScriptedDaemon {
         self.seen.lock().unwrap().clone()
     }
 
+    pub(crate) fn closed(&self) -> usize {
+        *self.closed.borrow()
+    }
+
     pub(crate) async fn until_closed(&self, count: usize) {
         let mut closed = self.closed.clone();
         let waiting = closed.wait_for(|closed| *closed >= count);
