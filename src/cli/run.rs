@@ -89,7 +89,10 @@ fn carry_out(
     supervised: &Supervised,
     notices: &Notices,
 ) -> io::Result<()> {
-    while let Some(step) = stopping.step(BootInstant::now()) {
+    // One time for all steps: a round of killing on a busy host takes longer than the pause after
+    // it, and whoever was killed must be reaped before the next.
+    let now = BootInstant::now();
+    while let Some(step) = stopping.step(now) {
         match step {
             Step::Terminate => {
                 supervised.terminate()?;

@@ -83,7 +83,7 @@ impl Stopping {
         !matches!(self.stage, Stage::Running)
     }
 
-    /// What must be done at `now`. To be called again until it says nothing.
+    /// What must be done at `now`. To be called again with the same time until it says nothing.
     pub(super) fn step(&mut self, now: BootInstant) -> Option<Step> {
         if matches!(self.stage, Stage::Running) && now >= self.terminate_at() {
             self.begin(self.kill_at());
