@@ -16,6 +16,7 @@
 //! - [`client`]: an asynchronous client of the local API
 //! - [`telemetry`]: what operators see of a running daemon
 //! - [`config`]: the configuration file
+//! - [`daemon`]: assembly of the process
 //! - [`cli`]: the command line `quorumctl`
 
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ pub mod base;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod node;
 pub mod peer;
 pub mod pki;

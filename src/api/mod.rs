@@ -32,6 +32,7 @@ mod route;
 mod server;
 #[cfg(test)]
 mod socket_test;
+mod starting;
 mod status;
 mod stream;
 mod txn;
@@ -40,3 +41,4 @@ mod watch;
 
 pub use context::Options;
 pub use server::{Listeners, serve};
+pub use starting::answer_not_ready;

@@ -1,3 +1,42 @@
-//! The daemon's program: everything is in `quorumd::daemon`.
+//! The daemon's program: reads the command line. What each command does is decided in
+//! `quorumd::daemon`.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use quorumd::daemon;
+
+/// Cluster coordination as a sidecar: one daemon per host.
+#[derive(Parser)]
+#[command(name = "quorumd", version)]
+enum Command {
+    /// Run one node in the foreground
+    Run {
+        /// Its configuration
+        #[arg(long, default_value = "/etc/quorumd/quorumd.yaml")]
+        config: PathBuf,
+        #[arg(long, hide = true)]
+        exit_with_parent: Option<u32>,
+    },
+    /// Say what is wrong with a configuration, and start nothing
+    Check {
+        #[arg(long, default_value = "/etc/quorumd/quorumd.yaml")]
+        config: PathBuf,
+    },
+    /// Run a cluster of processes on loopback, to try things and for tests
+    Dev(daemon::DevOptions),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    match Command::parse() {
+        Command::Run { config, exit_with_parent } => daemon::run(&config, exit_with_parent),
+        Command::Check { config } => daemon::check(&config),
+        Command::Dev(options) => daemon::dev(&options),
+        Command::Version => daemon::version(),
+    }
+    .into()
+}

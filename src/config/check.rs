@@ -278,7 +278,6 @@ fn check_limits(file: &File, report: &mut Report) -> Limits {
         txn_operations: given(&file.limits.txn_operations, defaults.txn_operations),
         connections: given(&file.limits.connections, defaults.connections),
         streams: given(&file.limits.streams, defaults.streams),
-        pending_requests: given(&file.limits.pending_requests, defaults.pending_requests),
     };
     let either = file.limits.request_bytes.given().or(file.limits.value_bytes.given());
     if let Some((at, _)) = either.filter(|_| limits.request_bytes < limits.value_bytes) {

@@ -74,7 +74,7 @@ raft: {election_timeout: 3s, heartbeat_interval: 1s}
 history: {revisions: 5, bytes: 2MiB, age: 24h}
 quota: {store_bytes: 10485760}
 limits: {key_bytes: 1KiB, value_bytes: 2KiB, request_bytes: 4KiB, txn_operations: 3,
-         connections: 4, streams: 5, pending_requests: 6}
+         connections: 4, streams: 5}
 disk: {reserve_bytes: 0}
 log: {level: trace, format: json}
 shutdown_grace: 0s
@@ -87,13 +87,13 @@ shutdown_grace: 0s
     assert_eq!(config.socket.path, PathBuf::from("/etc/quorumd/s"));
     let http = config.http.as_ref().expect("the section is there");
     assert_eq!((http.listen.port(), &http.token_file), (80, &PathBuf::from("/etc/quorumd/t")));
-    assert_eq!(config.raft_options().election_timeout, Span::from_secs(3));
-    assert_eq!(config.raft_options().heartbeat_interval, Span::from_secs(1));
+    assert_eq!(config.replica_options().raft.election_timeout, Span::from_secs(3));
+    assert_eq!(config.replica_options().raft.heartbeat_interval, Span::from_secs(1));
     assert_eq!((config.history.revisions, config.history.bytes), (5, 2 << 20));
     assert_eq!(config.history.age, Some(Span::from_secs(86_400)));
     assert_eq!((config.store_bytes_max, config.disk_reserve_bytes), (10 << 20, 0));
     assert_eq!((config.limits.key_bytes, config.limits.request_bytes), (1024, 4096));
-    assert_eq!((config.limits.streams, config.limits.pending_requests), (5, 6));
+    assert_eq!((config.limits.connections, config.limits.streams), (4, 5));
     assert_eq!((config.log.level, config.log.format), (LogLevel::Trace, LogFormat::Json));
     assert_eq!(config.shutdown_grace, Span::ZERO);
 }

@@ -83,7 +83,6 @@ pub(super) struct LimitSettings {
     pub txn_operations: Setting<u64>,
     pub connections: Setting<u64>,
     pub streams: Setting<u64>,
-    pub pending_requests: Setting<u64>,
 }
 
 /// The section `members`.
@@ -171,11 +170,6 @@ fn read_limits(node: Option<&Node>, report: &mut Report) -> LimitSettings {
         ),
         connections: section.number("connections", report, (1, 65_536)),
         streams: section.number("streams", report, (1, 65_536)),
-        pending_requests: section.number(
-            "pending_requests",
-            report,
-            at_most(limits::DEDUPE_WINDOW_MAX),
-        ),
     };
     section.close(report);
     settings

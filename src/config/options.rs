@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::api;
 use crate::base::{Span, limits};
 use crate::raft;
+use crate::replica;
 use crate::telemetry::LogOptions;
 
 /// Everything that a file may say about one node, checked and complete.
@@ -122,8 +124,6 @@ pub struct Limits {
     pub connections: usize,
     /// Most streams at once.
     pub streams: usize,
-    /// Most requests that wait for their outcome at once.
-    pub pending_requests: usize,
 }
 
 pub(super) const TLS_CERT: &str = "/etc/quorumd/tls/node.crt";
@@ -136,12 +136,34 @@ pub(super) const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 pub(super) const SHUTDOWN_GRACE: Span = Span::from_secs(10);
 
 impl Config {
-    /// What the consensus core is given.
-    pub fn raft_options(&self) -> raft::Options {
-        raft::Options {
-            election_timeout: self.election_timeout,
-            heartbeat_interval: self.heartbeat_interval,
-            ..raft::Options::default()
+    /// What the local API is given.
+    pub fn api_options(&self) -> api::Options {
+        api::Options {
+            connections_max: self.limits.connections,
+            // One user's programs must not keep all others out.
+            connections_per_uid_max: self.limits.connections.div_ceil(2),
+            streams_max: self.limits.streams,
+            key_bytes_max: self.limits.key_bytes,
+            value_bytes_max: self.limits.value_bytes,
+            request_bytes_max: self.limits.request_bytes,
+            txn_operations_max: self.limits.txn_operations,
+            grace: self.shutdown_grace,
+        }
+    }
+
+    /// What the replica is given.
+    pub fn replica_options(&self) -> replica::Options {
+        replica::Options {
+            raft: raft::Options {
+                election_timeout: self.election_timeout,
+                heartbeat_interval: self.heartbeat_interval,
+                ..raft::Options::default()
+            },
+            store_bytes_max: self.store_bytes_max,
+            history_revisions: self.history.revisions,
+            history_bytes: self.history.bytes,
+            history_age_ms: self.history.age.map(Span::as_millis),
+            ..replica::Options::default()
         }
     }
 }
@@ -165,7 +187,6 @@ impl Default for Limits {
             txn_operations: limits::TXN_OPERATIONS_MAX,
             connections: limits::CONNECTIONS_MAX,
             streams: limits::STREAMS_MAX,
-            pending_requests: limits::PENDING_REQUESTS_MAX,
         }
     }
 }

@@ -1,0 +1,64 @@
+//! `quorumd check`: says whether a node could start from a configuration, and starts nothing.
+//!
+//! It reads what the start would read: the file, the certificates, the token. It neither opens the
+//! data directory, which a running daemon may hold, nor any port.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+
+use crate::config::{self, Config, Finding};
+use crate::pki::Credentials;
+
+use super::exit::{ExitCode, Failure, conclude, say};
+use super::sockets;
+
+/// Reports every mistake that can be found without starting.
+pub fn check(path: &Path) -> ExitCode {
+    conclude(judge(path))
+}
+
+fn judge(path: &Path) -> Result<(), Failure> {
+    let (config, warnings) = read(path)?;
+    for warning in &warnings {
+        say(&format!("{warning} (warning)"));
+    }
+    // Both are told at once: one mistake must not hide the other.
+    let credentials = credentials(&config).err().map(|failure| failure.error.to_string());
+    let token = config.http.as_ref().and_then(|http| sockets::read_token(&http.token_file).err());
+    let mistakes: Vec<String> =
+        credentials.into_iter().chain(token.map(|error| format!("{error:#}"))).collect();
+    if !mistakes.is_empty() {
+        return Err(Failure::new(ExitCode::Usage, anyhow!(mistakes.join("\n"))));
+    }
+    say(&format!(
+        "{}: node {} of cluster {} can start",
+        path.display(),
+        config.name,
+        config.cluster
+    ));
+    Ok(())
+}
+
+/// The configuration at `path` with its warnings.
+pub(super) fn read(path: &Path) -> Result<(Config, Vec<Finding>), Failure> {
+    config::load(path).map_err(|error| Failure::new(ExitCode::Usage, anyhow!("{error}")))
+}
+
+/// The node's certificates, which must name the node that the configuration names.
+pub(super) fn credentials(config: &Config) -> Result<Credentials, Failure> {
+    let usage = |error: anyhow::Error| Failure::new(ExitCode::Usage, error);
+    let credentials = Credentials::load(&config.tls.cert, &config.tls.key, &config.tls.ca)
+        .map_err(|error| usage(anyhow!("{error}")))?;
+    let identity = credentials.identity();
+    if identity.cluster() != config.cluster || identity.name() != config.name {
+        return Err(usage(anyhow!(
+            "the certificate {} is for {identity}, and the configuration is for node {} of cluster \
+             {}: use this node's certificate, or correct `name` and `cluster`",
+            config.tls.cert.display(),
+            config.name,
+            config.cluster
+        )));
+    }
+    Ok(credentials)
+}

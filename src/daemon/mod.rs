@@ -1,0 +1,29 @@
+//! Assembly of the process: order of start, signals, systemd, exit codes, and clusters for
+//! developers.
+//!
+//! `quorumd run` is put together in `run`: configuration, logging, data directory, certificates,
+//! node, local socket, in this order, so that what can be refused is refused before anything is
+//! touched. Stopping goes the other way. `check` does the first part of it and starts nothing.
+//!
+//! `quorumd dev` starts several ordinary daemons as processes of their own. What it needs on disk
+//! is made in `dev_files`, from a plan that is written once; `dev` only starts, watches and stops
+//! processes. A node of such a cluster knows nothing of it, but that it ends when its parent does
+//! (`parent`).
+
+mod check;
+mod dev;
+mod dev_files;
+mod exit;
+mod notify;
+mod parent;
+mod run;
+mod signals;
+mod sockets;
+
+#[cfg(test)]
+mod dev_files_test;
+
+pub use check::check;
+pub use dev::{DevOptions, dev};
+pub use exit::{ExitCode, version};
+pub use run::run;

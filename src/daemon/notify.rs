@@ -1,0 +1,29 @@
+//! What systemd is told (sd_notify(3)): ready, stopping, and a line for `systemctl status`.
+//!
+//! Ready means that the local socket serves, not that there is a quorum: a unit that waited for a
+//! quorum would make systemd kill the first node of a cluster in a loop (etcd#13785).
+
+use sd_notify::NotifyState;
+
+/// The local socket serves.
+pub(super) fn ready() {
+    send(&[NotifyState::Ready]);
+}
+
+/// An orderly stop has begun.
+pub(super) fn stopping() {
+    send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+}
+
+/// The line that `systemctl status` shows.
+pub(super) fn status(line: &str) {
+    send(&[NotifyState::Status(line)]);
+}
+
+/// Outside systemd this does nothing. A failure is worth a line and no more: the daemon serves
+/// whether systemd hears of it or not.
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd could not be notified");
+    }
+}
