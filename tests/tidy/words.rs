@@ -90,7 +90,8 @@ fn check_pure(source: &Source) -> Vec<Violation> {
     let mut violations = Vec::new();
     for named in named(&source.product, "std") {
         let module = named.segments.first().map_or("", String::as_str);
-        // `storage/` hands paths of files to redb, and redb's errors carry those of the system.
+        // `storage/` opens files for redb, which only their owner may read, and redb's errors carry
+        // those of the system.
         let granted = source.folder() == Some("storage") && ["fs", "io", "os"].contains(&module);
         if IMPURE_STD.contains(&module) && !granted {
             let line = line_of(&source.product, named.position);
