@@ -3,5 +3,6 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod dev;
+mod readme;
 mod run;
 mod started;

@@ -48,6 +48,11 @@ pub fn output_of(arguments: &[&str]) -> Output {
 }
 
 impl Started {
+    /// A process whose output goes to the file `output`.
+    pub fn of(child: Child, output: &Path) -> Self {
+        Self { child, output: output.to_owned() }
+    }
+
     /// Everything that it has said so far.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.output).expect("the output is text")
