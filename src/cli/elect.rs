@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::command::{Session, duration};
 use super::exit::{DONE, Failure};
-use super::hold::wait_and_hold;
+use super::hold::{Prize, wait_and_hold};
 use super::output::{Output, bytes_of, place_line, say, shown};
 use crate::client::{
     CampaignOptions, ElectionMessage, ElectionView, ElectionWatch, Error, Place, WriteOptions,
@@ -78,7 +78,7 @@ impl Elect {
             info: self.info,
         };
         let acquiring = session.client.campaign(&name, &options).await?;
-        wait_and_hold(session, &name, acquiring, &self.command).await
+        wait_and_hold(session, Prize::Leadership, &name, acquiring, &self.command).await
     }
 }
 

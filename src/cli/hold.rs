@@ -15,12 +15,20 @@ use super::run::run_while_holding;
 use super::signals::Signals;
 use crate::client::{Acquiring, Condition, Hold, HoldState, Loss, Place, Turn};
 
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Prize {
+    Leadership,
+    Lock,
+}
+
 /// A state as it is printed.
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum Shown<'a> {
     AtRisk { token: u64, valid_for_ms: u64, reason: &'a str },
     Held { token: u64, lease: String, valid_for_ms: u64 },
+    Leader { token: u64, lease: String, valid_for_ms: u64 },
     Lost { token: u64, reason: &'a str },
     Waiting { position: u64, holders: &'a [Place] },
 }
@@ -32,6 +40,7 @@ impl Shown<'_> {
                 format!("at risk, valid for {valid_for_ms} ms: {reason}")
             }
             Self::Held { token, lease, .. } => format!("held, token {token}, lease {lease}"),
+            Self::Leader { token, lease, .. } => format!("leader, token {token}, lease {lease}"),
             Self::Lost { reason, .. } => format!("lost: {reason}"),
             Self::Waiting { position, holders } => {
                 let holders: Vec<String> = holders.iter().map(place_line).collect();
@@ -45,6 +54,7 @@ impl Shown<'_> {
 /// Waits for the turn, then runs `command` or, when that is empty, holds until interrupted.
 pub(super) async fn wait_and_hold(
     session: &Session,
+    prize: Prize,
     name: &[u8],
     mut acquiring: Acquiring,
     command: &[OsString],
@@ -65,19 +75,23 @@ pub(super) async fn wait_and_hold(
         }
     };
     if command.is_empty() {
-        hold_until_interrupted(session, hold).await
+        hold_until_interrupted(session, prize, hold).await
     } else {
         run_while_holding(session, hold, command).await
     }
 }
 
-async fn hold_until_interrupted(session: &Session, mut hold: Hold) -> Result<u8, Failure> {
+async fn hold_until_interrupted(
+    session: &Session,
+    prize: Prize,
+    mut hold: Hold,
+) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let mut last = None;
     loop {
         let state = hold.state();
         if last.as_ref() != Some(&state.condition) {
-            print(session, &hold, &state)?;
+            print(session, prize, &hold, &state)?;
             if let Condition::Lost(_) = state.condition {
                 return Ok(LOST);
             }
@@ -95,12 +109,15 @@ async fn hold_until_interrupted(session: &Session, mut hold: Hold) -> Result<u8,
     }
 }
 
-fn print(session: &Session, hold: &Hold, state: &HoldState) -> io::Result<()> {
-    let token = hold.token();
+fn print(session: &Session, prize: Prize, hold: &Hold, state: &HoldState) -> io::Result<()> {
+    let (token, lease) = (hold.token(), hold.lease().to_string());
     let valid_for_ms = u64::try_from(state.valid_until.remaining().as_millis()).unwrap_or(u64::MAX);
     let shown_state = match &state.condition {
         Condition::AtRisk { reason } => Shown::AtRisk { token, valid_for_ms, reason },
-        Condition::Held => Shown::Held { token, lease: hold.lease().to_string(), valid_for_ms },
+        Condition::Held => match prize {
+            Prize::Leadership => Shown::Leader { token, lease, valid_for_ms },
+            Prize::Lock => Shown::Held { token, lease, valid_for_ms },
+        },
         Condition::Lost(loss) => Shown::Lost { token, reason: reason_of(loss) },
     };
     session.output.print(&shown_state, shown_state.line())

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::command::{Session, duration};
 use super::exit::{DONE, Failure};
-use super::hold::wait_and_hold;
+use super::hold::{Prize, wait_and_hold};
 use super::output::{bytes_of, place_line, shown};
 use crate::client::{AcquireOptions, LockView, WriteOptions};
 
@@ -57,7 +57,7 @@ impl Lock {
         let options =
             AcquireOptions { ttl: self.ttl, wait: self.wait, slots: self.slots, info: self.info };
         let acquiring = session.client.acquire(&name, &options).await?;
-        wait_and_hold(session, &name, acquiring, &self.command).await
+        wait_and_hold(session, Prize::Lock, &name, acquiring, &self.command).await
     }
 }
 

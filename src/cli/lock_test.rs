@@ -308,32 +308,43 @@ async fn orphans_that_end_are_reaped_while_the_command_runs() {
     assert_eq!(scene.code().await, 0);
 }
 
-#[tokio::test]
-async fn without_a_command_it_holds_until_interrupted() {
+/// Starts `quorumctl` without a command, waits until it prints `line`, interrupts it.
+async fn holds_until_interrupted(command: &str, held: &str, line: &str) {
     let (stream, reply) = StreamHandle::new();
     let reply = Mutex::new(Some(reply));
+    let lease = r#"{"lease":"a1","ttl_ms":10000,"remaining_ms":9000,"valid_for_ms":9000,
+        "bind":"connection","node":"n1","pid":1,"uid":0}"#;
     let daemon = ScriptedDaemon::start(move |seen| match seen.method.as_str() {
-        "GET" => Reply::json(
-            200,
-            r#"{"lease":"a1","ttl_ms":10000,"remaining_ms":9000,
-                "valid_for_ms":9000,"bind":"connection","node":"n1","pid":1,"uid":0}"#,
-        ),
+        "GET" => Reply::json(200, lease),
         "DELETE" => Reply::json(200, r#"{"token":7,"revision":9}"#),
         _ => reply.lock().unwrap().take().unwrap(),
     });
-    stream.line(r#"{"state":"held","token":7,"lease":"a1","valid_for_ms":9000}"#);
+    stream.line(held);
     let directory = tempfile::tempdir().unwrap();
     let shown = directory.path().join("stdout");
     let mut quorumctl = Command::from(own().command("--socket"));
-    quorumctl.arg(&daemon.socket).args(["lock", "l"]).kill_on_drop(true);
+    quorumctl.arg(&daemon.socket).args([command, "x"]).kill_on_drop(true);
     let mut child = quorumctl.stdout(fs::File::create(&shown).unwrap()).spawn().unwrap();
     let give_up = tokio::time::Instant::now() + DEADLINE;
-    while !fs::read_to_string(&shown).unwrap().contains("held, token 7, lease a1\n") {
+    while !fs::read_to_string(&shown).unwrap().contains(line) {
         assert!(tokio::time::Instant::now() < give_up);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     kill_process(pid, Signal::INT).unwrap();
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
-    assert!(daemon.seen().iter().any(|seen| seen.line() == "DELETE /v1/locks/l?token=7"));
+    assert!(
+        daemon
+            .seen()
+            .iter()
+            .any(|seen| { seen.method == "DELETE" && seen.target.ends_with("/x?token=7") })
+    );
+}
+
+#[tokio::test]
+async fn without_a_command_it_holds_until_interrupted() {
+    let held = r#"{"state":"held","token":7,"lease":"a1","valid_for_ms":9000}"#;
+    holds_until_interrupted("lock", held, "held, token 7, lease a1\n").await;
+    let leader = r#"{"state":"leader","token":7,"lease":"a1","valid_for_ms":9000}"#;
+    holds_until_interrupted("elect", leader, "leader, token 7, lease a1\n").await;
 }

@@ -116,6 +116,28 @@ async fn pages_of_one_revision_are_followed_to_the_end() {
 }
 
 #[tokio::test]
+async fn lists_of_locks_and_leases_are_followed_to_the_end() {
+    let daemon = ScriptedDaemon::start(|seen| match seen.target.as_str() {
+        "/v1/locks" => Reply::json(
+            200,
+            r#"{"locks":[{"name":"a b","slots":1,"revision":2}],"more":true,"revision":2}"#,
+        ),
+        "/v1/locks?start_after=a%20b" => Reply::json(
+            200,
+            r#"{"locks":[{"name":"c","slots":1,"revision":3}],"more":false,"revision":3}"#,
+        ),
+        "/v1/elections" => Reply::json(200, r#"{"elections":[],"more":true,"revision":3}"#),
+        _ => Reply::problem(404, "no_such_route", "no"),
+    });
+    let client = Client::new(&daemon.socket);
+    let all = client.locks().await.unwrap();
+    let names: Vec<&[u8]> = all.locks.iter().map(|lock| lock.name.as_ref()).collect();
+    assert_eq!((names, all.more, all.revision), (vec![&b"a b"[..], b"c"], false, 3));
+    assert!(client.elections().await.unwrap().elections.is_empty(), "an empty page is the last");
+    assert_eq!(client.leases().await.unwrap_err().code(), Some(Code::NoSuchRoute));
+}
+
+#[tokio::test]
 async fn problems_keep_not_applied_and_unknown_apart() {
     let daemon = ScriptedDaemon::start(in_turn(vec![
         || Reply::problem(503, "no_leader", "no"),

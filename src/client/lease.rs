@@ -107,9 +107,17 @@ impl Client {
         Ok(Kept { answer, valid_until })
     }
 
-    /// Every lease, without its keys.
+    /// Every lease, without its keys, on as many pages as it takes.
     pub async fn leases(&self) -> Result<LeasesAnswer, Error> {
-        self.json(&Call::new(Method::GET, "/v1/leases")).await
+        let mut all: LeasesAnswer = self.json(&Call::new(Method::GET, "/v1/leases")).await?;
+        while let Some(last) = all.leases.last().filter(|_| all.more) {
+            let call =
+                Call::new(Method::GET, "/v1/leases").query("start_after", last.lease.to_string());
+            let page: LeasesAnswer = self.json(&call).await?;
+            all.leases.extend(page.leases);
+            (all.more, all.revision) = (page.more, page.revision);
+        }
+        Ok(all)
     }
 
     /// The states of a lease.
@@ -122,9 +130,16 @@ impl Client {
         self.json(&Call::new(Method::GET, "/v1/locks/").name(name.as_ref())).await
     }
 
-    /// Every lock that is held or waited for.
+    /// Every lock that is held or waited for, on as many pages as it takes.
     pub async fn locks(&self) -> Result<LocksAnswer, Error> {
-        self.json(&Call::new(Method::GET, "/v1/locks")).await
+        let mut all: LocksAnswer = self.json(&Call::new(Method::GET, "/v1/locks")).await?;
+        while let Some(last) = all.locks.last().filter(|_| all.more) {
+            let call = Call::new(Method::GET, "/v1/locks").query("start_after", &last.name);
+            let page: LocksAnswer = self.json(&call).await?;
+            all.locks.extend(page.locks);
+            (all.more, all.revision) = (page.more, page.revision);
+        }
+        Ok(all)
     }
 
     /// Releases a lock whose token is known, also for somebody else.
@@ -154,9 +169,16 @@ impl Client {
         self.json(&Call::new(Method::GET, "/v1/elections/").name(name.as_ref())).await
     }
 
-    /// Every election with a leader or candidates.
+    /// Every election with a leader or candidates, on as many pages as it takes.
     pub async fn elections(&self) -> Result<ElectionsAnswer, Error> {
-        self.json(&Call::new(Method::GET, "/v1/elections")).await
+        let mut all: ElectionsAnswer = self.json(&Call::new(Method::GET, "/v1/elections")).await?;
+        while let Some(last) = all.elections.last().filter(|_| all.more) {
+            let call = Call::new(Method::GET, "/v1/elections").query("start_after", &last.name);
+            let page: ElectionsAnswer = self.json(&call).await?;
+            all.elections.extend(page.elections);
+            (all.more, all.revision) = (page.more, page.revision);
+        }
+        Ok(all)
     }
 
     /// Who leads an election, as it changes.
