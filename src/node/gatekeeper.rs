@@ -18,17 +18,17 @@ pub(super) struct Gate {
     /// Blank members that said hello to this blank node: the first boot needs them.
     seen: Mutex<Vec<(String, Claim)>>,
     pub(super) seen_changed: Notify,
-    /// Those who say that this node's data is another cluster's.
+    /// Those voters whose cluster is another than that of this node's data.
     strangers: Mutex<BTreeSet<String>>,
-    voters: usize,
+    voters: BTreeSet<String>,
     refused: mpsc::UnboundedSender<Ended>,
 }
 
 impl Gate {
-    /// `voters`: how many members vote, to tell one confused peer from a cluster that disagrees.
+    /// `voters`: the members that vote, to tell one confused peer from a cluster that disagrees.
     pub(super) fn new(
         roster: Roster,
-        voters: usize,
+        voters: BTreeSet<String>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Ended>) {
         // Unbounded, because each element ends the process: there is one in practice.
         let (refused, receiver) = mpsc::unbounded_channel();
@@ -60,14 +60,17 @@ impl Gate {
     /// This node was refused. A data directory that was wiped, exchanged or rolled back stops the
     /// process: whoever says so knows more than this node does. That it belongs to another cluster
     /// is believed only when too many voters say so for a quorum to be left: a single one may
-    /// itself be the stranger.
+    /// itself be the stranger. Who dials from another cluster says so too; the members that such a
+    /// directory lists may be at addresses where nobody is, so that nobody else would.
     fn notice_refusal(&self, by: &str, refusal: HelloRefusal) {
         let is_certain = match refusal {
             HelloRefusal::Incarnation | HelloRefusal::RolledBack => true,
             HelloRefusal::ClusterIdentity => {
                 let mut strangers = lock(&self.strangers);
-                strangers.insert(by.to_owned());
-                strangers.len() > (self.voters.max(1) - 1) / 2
+                if self.voters.contains(by) {
+                    strangers.insert(by.to_owned());
+                }
+                strangers.len() > self.voters.len().saturating_sub(1) / 2
             }
             _ => false,
         };
@@ -88,7 +91,13 @@ impl Gatekeeper for Gate {
         let mut roster = lock(&roster);
         let answer = roster.judge(hello);
         match &answer {
-            HelloAnswer::Accepted { .. } => roster.mark_boot(&hello.claim),
+            HelloAnswer::Accepted { .. } => {
+                lock(&self.strangers).remove(&hello.name);
+                roster.mark_boot(&hello.claim);
+            }
+            HelloAnswer::Refused(refusal @ HelloRefusal::ClusterIdentity) => {
+                self.notice_refusal(&hello.name, *refusal);
+            }
             HelloAnswer::Blank { .. } => {
                 lock(&self.seen).push((hello.name.clone(), hello.claim.clone()));
                 self.seen_changed.notify_one();

@@ -57,7 +57,8 @@ impl Node {
         let path = options.data_dir.join("raft.redb");
         let (mut raft_store, mut log) = RaftStore::open_path(&path, fresh)?;
         check_identity(&options, &log)?;
-        let voters = options.seeds.values().filter(|seed| seed.voter).count();
+        let voters = options.seeds.iter().filter(|(_, seed)| seed.voter);
+        let voters = voters.map(|(name, _)| name.clone()).collect();
         let (gate, mut refused) = Gate::new(first_roster(&options, &log), voters);
         let (inbound_sender, inbound) = tokio::sync::mpsc::channel(INBOUND_MAX);
         let link_options =
