@@ -83,5 +83,9 @@ async fn discard(mut body: Incoming) {
 pub(super) async fn json<T: DeserializeOwned>(body: Incoming, max: usize) -> Result<T, Fault> {
     let text = read(body, max, "the request").await?;
     let text = if text.is_empty() { b"{}".as_slice() } else { &text };
+    // serde takes a list for the fields in the order of the code, which nobody is promised.
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(Fault::invalid("the JSON body: an object is expected, not a list"));
+    }
     serde_json::from_slice(text).map_err(|error| Fault::invalid(format!("the JSON body: {error}")))
 }

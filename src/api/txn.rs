@@ -157,9 +157,7 @@ pub(super) async fn compact(context: &Context, ask: Ask) -> Result<Response<Body
     params::refuse_conditions(&ask.parts.headers)?;
     let timeout = ask.params(&[])?.timeout()?;
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
-    let text = body::read(ask.body, context.options.request_bytes_max, "the request").await?;
-    let request: CompactRequest = serde_json::from_slice::<CompactRequest>(&text)
-        .map_err(|error| Fault::invalid(format!("the JSON body: {error}")))?;
+    let request: CompactRequest = body::json(ask.body, context.options.request_bytes_max).await?;
     let operation = Operation::Compact { revision: Revision(request.revision) };
     let outcome = context.node.submit(operation, idempotency, timeout).await?;
     match context.unrefused(outcome)? {
