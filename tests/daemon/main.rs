@@ -1,8 +1,27 @@
-//! The built programs as users run them: real processes, real sockets, real files.
+//! The programs as their users meet them: real processes, real sockets, real kills.
+//!
+//! One test program, because each links the whole library. What a cluster under test is made of is
+//! in `harness.rs`, how it is spoken to in `http.rs`, how its nodes are cut off from each other in
+//! `network.rs`, how it is kept busy in `workload.rs`, and single programs are started by
+//! `started.rs`; every other file is one topic.
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod harness;
+mod http;
+mod network;
+mod started;
+mod workload;
+
+mod api_scripts;
+mod bad_input;
+mod cli;
+mod data_dir;
 mod dev;
+mod holder;
+mod kill;
+mod partition;
+mod pause;
+mod peer_port;
 mod readme;
 mod run;
-mod started;
