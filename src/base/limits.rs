@@ -42,6 +42,8 @@ pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const STORE_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
 /// Most leases at once.
 pub const LEASES_MAX: usize = 100_000;
+/// Leases that one entry ends because their time is up: some 100 KB of identifiers.
+pub const EXPIRE_LEASES_MAX: usize = 4_096;
 /// Most waiters and holders in one lock or election queue.
 pub const QUEUE_LENGTH_MAX: usize = 10_000;
 /// How long an idempotency key is remembered at least, in milliseconds of the leader's wall clock.

@@ -57,9 +57,10 @@ impl Replica {
     pub(super) fn propose_own(&mut self, now: Now) {
         let Some(expiry) = &mut self.expiry else { return };
         let overdue = expiry.take_overdue(now.instant);
-        if !overdue.is_empty() {
+        // A host's worth of leases may end at once; one entry must stay a legal command.
+        for part in overdue.chunks(limits::EXPIRE_LEASES_MAX) {
             let view = self.view();
-            let leases = overdue
+            let leases = part
                 .iter()
                 .filter_map(|&id| view.machine.lease(id))
                 .map(|lease| (lease.id, lease.generation))
