@@ -18,10 +18,28 @@ pub(super) fn free_bytes(path: &std::path::Path) -> std::io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Runs until the node stops. Below `reserve` bytes the disk counts as full; it must have a quarter
-/// more before it counts as free again, so that the two do not alternate.
+/// A threshold with a gap, so that its two states do not alternate: below `bytes` it is reached,
+/// and a quarter more must be free before it is not any more.
+struct Threshold {
+    bytes: u64,
+    reached: bool,
+}
+
+impl Threshold {
+    /// Whether it is reached now, and whether it was or is.
+    fn look(&self, free: u64) -> (bool, bool) {
+        let bound = if self.reached { self.bytes + self.bytes / 4 } else { self.bytes };
+        let reached = free < bound;
+        (reached, reached || self.reached)
+    }
+}
+
+/// Runs until the node stops. Below `reserve` bytes the node accepts no writes as a leader; below
+/// half of that it takes none of another leader either, because the disk counts as full. Between
+/// the two it stays up to date while the disks of the others become low too.
 pub(super) async fn run(data_dir: PathBuf, reserve: u64, gauges: Gauges, mailbox: Mailbox) {
-    let mut is_full = false;
+    let mut low = Threshold { bytes: reserve, reached: false };
+    let mut full = Threshold { bytes: reserve / 2, reached: false };
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -30,23 +48,30 @@ pub(super) async fn run(data_dir: PathBuf, reserve: u64, gauges: Gauges, mailbox
         gauges.free_bytes.store(bytes, Ordering::Relaxed);
         gauges.raft_bytes.store(size(&data_dir.join("raft.redb")), Ordering::Relaxed);
         gauges.state_bytes.store(size(&data_dir.join("state.redb")), Ordering::Relaxed);
-        let full = if is_full { bytes < reserve + reserve / 4 } else { bytes < reserve };
-        if full != is_full {
-            if full {
-                tracing::error!(
-                    free_bytes = bytes,
-                    reserve_bytes = reserve,
-                    "the disk is nearly full: writes are refused until space is freed"
-                );
-            } else {
-                tracing::info!(free_bytes = bytes, "the disk has space again: writes go on");
-            }
+        let (is_low, tell_low) = low.look(bytes);
+        if is_low != low.reached {
+            log(is_low, bytes, reserve);
+        }
+        if !tell_low || mailbox.tell(Event::DiskLow { low: is_low }) {
+            low.reached = is_low;
         }
         // Repeated while it is full, because the writer says "free" after each write that succeeds.
-        if (full || is_full) && !mailbox.tell(Event::Disk { full }) {
-            continue;
+        let (is_full, tell_full) = full.look(bytes);
+        if !tell_full || mailbox.tell(Event::Disk { full: is_full }) {
+            full.reached = is_full;
         }
-        is_full = full;
+    }
+}
+
+fn log(is_low: bool, free_bytes: u64, reserve_bytes: u64) {
+    if is_low {
+        tracing::error!(
+            free_bytes,
+            reserve_bytes,
+            "the disk is nearly full: writes are refused until space is freed"
+        );
+    } else {
+        tracing::info!(free_bytes, "the disk has space again: writes go on");
     }
 }
 

@@ -66,7 +66,7 @@ pub struct Replica {
     pub(super) forward_held_until: Option<Instant>,
     pub(super) resend_at: Option<Instant>,
     pub(super) caught_up: bool,
-    pub(super) disk_full: bool,
+    pub(super) disk: DiskSpace,
     pub(super) draining: bool,
     pub(super) actions: Vec<Action>,
     pub(super) published: Published,
@@ -80,6 +80,22 @@ pub(super) struct Leadership {
     pub(super) leads: bool,
 }
 
+/// How much room the disk has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DiskSpace {
+    /// Nothing can be appended.
+    pub(super) full: bool,
+    /// Less is free than the reserve.
+    pub(super) low: bool,
+}
+
+impl DiskSpace {
+    /// Whether a leader takes no new writes.
+    pub(super) fn refuses_writes(self) -> bool {
+        self.full || self.low
+    }
+}
+
 impl Replica {
     /// Records something that happened. Nothing comes of it before [`poll`](Self::poll).
     pub fn handle(&mut self, now: Now, event: Event) {
@@ -90,8 +106,12 @@ impl Replica {
                 self.reads.abandon(ticket);
             }
             Event::Disk { full } => {
-                self.published.status |= self.disk_full != full;
-                self.disk_full = full;
+                self.published.status |= self.disk.full != full;
+                self.disk.full = full;
+            }
+            Event::DiskLow { low } => {
+                self.published.status |= self.disk.low != low;
+                self.disk.low = low;
             }
             Event::Drain => self.draining = true,
             Event::EndLeases(leases) => {
@@ -226,7 +246,7 @@ impl Replica {
             members: status.membership.members().iter().map(member).collect(),
             joint: status.membership.is_joint(),
             ready: self.caught_up && status.leader.is_some(),
-            disk_full: self.disk_full,
+            disk_full: self.disk.refuses_writes(),
             pending: self.requests.len() + self.reads.len(),
         }
     }
@@ -300,7 +320,7 @@ impl Replica {
                     Body::AppendRequest { entries, .. } if !entries.is_empty()
                 );
                 // A full disk takes no entries: to the leader it looks as if they were lost.
-                if !(appends && self.disk_full) {
+                if !(appends && self.disk.full) {
                     self.raft.step(now, message);
                 }
             }

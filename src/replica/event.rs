@@ -23,10 +23,16 @@ pub struct Ticket(pub u64);
 pub enum Event {
     /// Whoever waits for this ticket has gone. A write that was handed over may still be applied.
     Abandon(Ticket),
-    /// The free space of the disk fell below the reserve, or rose above it again.
+    /// The disk cannot take any more, or can again.
     Disk {
-        /// Whether writes must be refused.
+        /// Whether nothing may be appended, here or for another leader.
         full: bool,
+    },
+    /// The free space of the disk fell below the reserve, or rose above it again.
+    DiskLow {
+        /// Whether a leader must refuse new writes. A follower goes on to take what another leader
+        /// accepted, because it could not serve the newest state to its own readers otherwise.
+        low: bool,
     },
     /// The process is about to stop: refuse new requests.
     Drain,

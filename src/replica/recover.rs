@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::base::{Index, Instant, Rng, Term};
 use crate::raft::{Raft, RestoreError, Restored};
 use crate::replica::checkpoint::Checkpoint;
-use crate::replica::core::Leadership;
+use crate::replica::core::{DiskSpace, Leadership};
 use crate::replica::intake::Intake;
 use crate::replica::keeper::Keeper;
 use crate::replica::reads::Reads;
@@ -113,7 +113,7 @@ impl Replica {
             forward_held_until: None,
             resend_at: None,
             caught_up: false,
-            disk_full: false,
+            disk: DiskSpace::default(),
             draining: false,
             actions: Vec::new(),
             published: Published::default(),

@@ -108,7 +108,7 @@ impl Replica {
             return;
         }
         let pressure = Pressure {
-            disk_full: self.disk_full,
+            disk_full: self.disk.refuses_writes(),
             log_full: self.raft.log_bytes() >= limits::LOG_BYTES_MAX,
             store_bytes_max: self.options.store_bytes_max,
         };

@@ -227,6 +227,30 @@ fn a_full_disk_of_the_leader_refuses_writes_and_serves_reads() {
     assert!(matches!(cluster.answer(node, write), Some(Ok(_))), "space freed, service restored");
 }
 
+/// The disks of a cluster do not become low at one moment: what a leader still accepted must reach
+/// the readers of a node whose disk is low already.
+#[test]
+fn a_low_disk_refuses_writes_as_a_leader_and_takes_them_as_a_follower() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let node = cluster.another_than(leader);
+    cluster.event(node, Event::DiskLow { low: true });
+    let write = cluster.submit(leader, put("k", "1"), TIMEOUT);
+    cluster.settle();
+    assert!(matches!(cluster.answer(leader, write), Some(Ok(_))));
+    let read = cluster.read(node, TIMEOUT);
+    cluster.settle();
+    assert!(matches!(cluster.answer(node, read), Some(Ok(_))), "it has what was written");
+    cluster.event(leader, Event::DiskLow { low: true });
+    let write = cluster.submit(leader, put("k", "2"), TIMEOUT);
+    cluster.settle();
+    assert!(matches!(cluster.answer(leader, write), Some(Err(RequestError::Unavailable(_)))));
+    cluster.event(leader, Event::DiskLow { low: false });
+    let write = cluster.submit(leader, put("k", "2"), TIMEOUT);
+    cluster.settle();
+    assert!(matches!(cluster.answer(leader, write), Some(Ok(_))), "space freed, service restored");
+}
+
 #[test]
 fn a_draining_node_refuses_new_requests_and_answers_those_under_way() {
     let mut cluster = Cluster::new(3);

@@ -18,6 +18,7 @@ mod bad_input;
 mod cli;
 mod data_dir;
 mod dev;
+mod disk_full;
 mod holder;
 mod kill;
 mod partition;
