@@ -114,7 +114,7 @@ impl Gatekeeper for Gate {
         match answer {
             HelloAnswer::Accepted { claim, .. } if accepted.is_ok() => {
                 lock(&self.strangers).remove(peer_name);
-                roster.mark_boot(claim);
+                roster.mark_answer(claim);
             }
             HelloAnswer::Refused(refusal) => self.notice_refusal(peer_name, *refusal),
             _ => {}

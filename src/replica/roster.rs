@@ -189,6 +189,23 @@ impl Roster {
         });
     }
 
+    /// A member that answered this node's hello started its `boot`-th boot or a later one.
+    ///
+    /// Only the boot is taken from an answer: it may overtake a hello of the same peer, made a
+    /// little earlier and still on its way, which would then look rolled back and end that peer's
+    /// process. Acknowledgements and hellos of one peer travel one way and overtake nothing.
+    pub fn mark_answer(&mut self, claim: &Claim) {
+        let known = self.marks.get(&claim.node).copied();
+        let mark = known.unwrap_or(PeerMark {
+            node: claim.node,
+            boot: claim.boot,
+            term: Term(0),
+            last_term: Term(0),
+            last_index: Index(0),
+        });
+        self.raise_mark(PeerMark { boot: claim.boot, ..mark });
+    }
+
     /// A peer has acknowledged that its log is durable up to this entry, in this term.
     pub(super) fn mark_promise(&mut self, node: NodeId, term: Term, last: (Term, Index)) {
         let boot = self.marks.get(&node).map_or(Default::default(), |mark| mark.boot);
@@ -217,5 +234,64 @@ impl Roster {
             return Vec::new();
         }
         self.marks.values().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::Roster;
+    use crate::base::{Boot, ClusterId, Index, NodeId, Term};
+    use crate::raft::{Member, Membership};
+    use crate::wire::{Claim, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, Standing};
+
+    fn claim(node: u64, last_index: u64) -> Claim {
+        let standing = Standing::Member {
+            cluster: ClusterId(1),
+            term: Term(3),
+            last_term: Term(3),
+            last_index: Index(last_index),
+        };
+        Claim { node: NodeId(node), boot: Boot(1), standing }
+    }
+
+    fn roster(node: u64) -> Roster {
+        let nodes: BTreeSet<NodeId> = [NodeId(1), NodeId(2)].into();
+        let member = |node: &NodeId| {
+            let member = Member { name: format!("n{node}"), address: format!("n{node}:1") };
+            (*node, member)
+        };
+        let members: BTreeMap<NodeId, Member> = nodes.iter().map(member).collect();
+        let membership =
+            Membership::new(nodes, BTreeSet::new(), BTreeSet::new(), members).expect("both vote");
+        let genesis = Genesis { cluster: ClusterId(1), membership: membership.clone() };
+        Roster::member("test".to_owned(), claim(node, 0), genesis, membership, Vec::new())
+    }
+
+    fn hello(last_index: u64) -> Hello {
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            class: LinkClass::Consensus,
+            cluster_name: "test".to_owned(),
+            name: "n1".to_owned(),
+            to_name: "n2".to_owned(),
+            claim: claim(1, last_index),
+        }
+    }
+
+    #[test]
+    fn a_hello_that_an_answer_of_the_same_peer_overtook_is_no_rollback() {
+        // Two nodes dial each other at once. The first one's hello says 113 and is slow; meanwhile
+        // it writes on and answers the other's hello with 116. Found by the simulator: the first
+        // one was refused as rolled back, which ends its process.
+        let mut second = roster(2);
+        second.mark_answer(&claim(1, 116));
+        assert!(matches!(second.judge(&hello(113)), HelloAnswer::Accepted { .. }));
+        // What it acknowledged itself still counts.
+        second.mark_promise(NodeId(1), Term(3), (Term(3), Index(114)));
+        let refused = HelloAnswer::Refused(HelloRefusal::RolledBack);
+        assert_eq!(second.judge(&hello(113)), refused);
     }
 }
