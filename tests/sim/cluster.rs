@@ -1,0 +1,545 @@
+//! The cluster under simulation: what happens next, to which node, and what comes of it.
+//!
+//! Everything that happens has a true time and a number; the smallest is next. Which faults there
+//! are is decided in `faults.rs`, what callers do in `workload.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::BytesMut;
+use quorumd::base::{ClusterId, NodeId, Rng, Span};
+use quorumd::raft::{Member, Membership, PersistToken};
+use quorumd::replica::{Action, Event, Options};
+use quorumd::storage::LogBatch;
+use quorumd::wire::{
+    FrameDecoder, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX,
+    PROTOCOL_VERSION_MIN, PeerMessage, decode_hello, decode_hello_answer, encode_frame,
+    encode_hello, encode_hello_answer,
+};
+
+use crate::clocks::Clock;
+use crate::faults::Faults;
+use crate::network::{Behaviour, Network};
+use crate::node::{CLUSTER, Node};
+use crate::oracle::Oracle;
+use crate::trace::{Trace, brief};
+use crate::workload::Workload;
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Happening {
+    /// The answer to a hello arrives at its dialer.
+    AnswerArrives { from: usize, to: usize, life: u64, answer: HelloAnswer },
+    /// A client does its next thing.
+    Client(usize),
+    /// A link is dialled.
+    Dial { from: usize, to: usize, life: u64 },
+    /// The next fault begins.
+    Fault,
+    /// A hello arrives.
+    HelloArrives { from: usize, to: usize, life: u64, hello: Hello },
+    /// A node notices that a link is gone.
+    LinkLost { from: usize, to: usize, life: u64, redial_failed: bool },
+    /// A partition ends.
+    Mend(Vec<(usize, usize)>),
+    /// A message arrives.
+    Message { from: usize, to: usize, life: u64, message: Box<PeerMessage> },
+    /// A replica is polled.
+    Poll { node: usize, life: u64 },
+    /// A stopped process goes on.
+    Resume { node: usize, life: u64 },
+    /// A save is durable.
+    Saved { node: usize, life: u64 },
+    /// A crashed process starts again.
+    Start(usize),
+    /// A write is durable.
+    Written { node: usize, life: u64 },
+}
+
+/// The whole.
+pub struct Cluster {
+    /// True time in microseconds.
+    pub now: u64,
+    /// The only source of chance.
+    pub rng: Rng,
+    /// The hosts.
+    pub nodes: Vec<Node>,
+    /// What joins them.
+    pub network: Network,
+    /// What watches them.
+    pub oracle: Oracle,
+    /// What troubles them.
+    pub faults: Faults,
+    /// Who uses them.
+    pub workload: Workload,
+    /// What happened.
+    pub trace: Trace,
+    /// How many things happened.
+    pub steps: u64,
+    pub(crate) options: Options,
+    genesis: Genesis,
+    inflight: BTreeMap<usize, LogBatch>,
+    /// Links that are being dialled: one hello at a time, as a dialer does.
+    dialling: BTreeSet<(usize, usize)>,
+    queue: BTreeMap<(u64, u64), Happening>,
+    numbered: u64,
+    disk_latency_max: u64,
+}
+
+impl Cluster {
+    /// A cluster whose whole future follows from `seed`.
+    pub fn new(seed: u64, trace: Trace) -> Self {
+        let mut rng = Rng::new(seed);
+        let voters = [1, 3, 3, 3, 3, 5][rng.below(6) as usize];
+        let learners = rng.below(2);
+        let drift = if rng.chance(1, 2) { crate::clocks::DRIFT_PPM_MAX } else { 100 };
+        let ids: Vec<NodeId> = (1..=voters + learners).map(NodeId).collect();
+        let mut options = Options::default();
+        options.raft.election_timeout = Span::from_millis(rng.between(300, 1_000));
+        options.raft.heartbeat_interval = options.raft.election_timeout.divided_by(6);
+        options.resend_interval = Span::from_millis(rng.between(100, 600));
+        options.save_after_entries = rng.between(10, 80);
+        options.save_interval = Span::from_millis(rng.between(500, 5_000));
+        options.history_revisions = rng.between(20, 500);
+        let nodes: Vec<Node> =
+            ids.iter().map(|&id| Node::new(id, Clock::new(drift, &mut rng))).collect();
+        let network = Network::new(Behaviour::draw(&mut rng));
+        let faults = Faults::draw(&mut rng);
+        let workload = Workload::draw(&mut rng, nodes.len());
+        let mut cluster = Self {
+            now: 0,
+            nodes,
+            network,
+            oracle: Oracle::default(),
+            faults,
+            workload,
+            trace,
+            steps: 0,
+            options,
+            genesis: genesis(&ids, voters as usize),
+            inflight: BTreeMap::new(),
+            dialling: BTreeSet::new(),
+            queue: BTreeMap::new(),
+            numbered: 0,
+            disk_latency_max: 200 + rng.below(20_000),
+            rng,
+        };
+        cluster.say(format!("seed {seed}: {voters} voters, {learners} learners"));
+        for node in 0..cluster.nodes.len() {
+            cluster.start(node);
+        }
+        cluster.begin_clients();
+        cluster.plan(500_000, Happening::Fault);
+        cluster
+    }
+
+    /// Adds a line to the trace.
+    pub fn say(&self, text: String) {
+        self.trace.line(self.now, &text);
+    }
+
+    /// Something will happen `after` microseconds.
+    pub fn plan(&mut self, after: u64, happening: Happening) {
+        self.numbered += 1;
+        self.queue.insert((self.now + after, self.numbered), happening);
+    }
+
+    /// Lets everything happen up to a true time.
+    pub fn run_until(&mut self, end: u64) {
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((at, _), happening) = entry.remove_entry();
+            self.now = at;
+            self.steps += 1;
+            self.happen(happening);
+        }
+        self.now = end;
+    }
+
+    fn lives(&self, node: usize, life: u64) -> bool {
+        self.nodes[node].life == life && self.nodes[node].process.is_some()
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::AnswerArrives { from, to, life, answer } => {
+                if self.lives(from, life) {
+                    self.answer_arrives(from, to, &answer);
+                }
+            }
+            Happening::Client(client) => self.client_step(client),
+            Happening::Dial { from, to, life } => {
+                if self.lives(from, life) {
+                    self.dial(from, to);
+                }
+            }
+            Happening::Fault => self.next_fault(),
+            Happening::HelloArrives { from, to, life, hello } => {
+                if self.lives(from, life) {
+                    self.hello_arrives(from, to, &hello);
+                }
+            }
+            Happening::LinkLost { from, to, life, redial_failed } => {
+                if self.lives(from, life) {
+                    self.link_lost(from, to, redial_failed);
+                }
+            }
+            Happening::Mend(links) => {
+                for (from, to) in links {
+                    self.network.mend(from, to);
+                }
+                self.say("mended".to_owned());
+            }
+            Happening::Message { from, to, life, message } => {
+                if self.lives(to, life) {
+                    let (sender, text) = (self.nodes[from].id, brief(&message));
+                    self.say(format!("n{sender} -> n{}: {text}", self.nodes[to].id));
+                    let event = Event::PeerMessage { from: sender, message: *message };
+                    self.handle(to, event);
+                }
+            }
+            Happening::Poll { node, life } => {
+                if self.lives(node, life) && self.nodes[node].runs() && self.is_due(node) {
+                    self.poll(node);
+                }
+            }
+            Happening::Resume { node, life } => {
+                if self.lives(node, life) {
+                    self.resume(node);
+                }
+            }
+            Happening::Saved { node, life } => {
+                if self.lives(node, life) {
+                    self.saved(node);
+                }
+            }
+            Happening::Start(node) => self.start(node),
+            Happening::Written { node, life } => {
+                if self.lives(node, life) {
+                    self.written(node);
+                }
+            }
+        }
+    }
+
+    /// A process starts; everyone dials.
+    pub fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let inflight = self.inflight.remove(&node);
+        let (now, genesis, options) = (self.now, self.genesis.clone(), self.options.clone());
+        self.nodes[node].start(now, &genesis, &options, inflight.as_ref(), &mut self.rng);
+        let durable = &self.nodes[node].durable;
+        self.oracle.crashed(self.nodes[node].id, durable);
+        let text = format!(
+            "n{} starts: {:?}, log to {:?}",
+            self.nodes[node].id,
+            durable.hard_state,
+            durable.entries.keys().last()
+        );
+        self.say(text);
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
+            self.plan_dial(node, peer);
+            self.plan_dial(peer, node);
+        }
+        self.plan_poll(node);
+    }
+
+    /// A process ends without warning, and its host's unsynced writes with it.
+    pub fn crash(&mut self, node: usize) {
+        self.say(format!("n{} crashes", self.nodes[node].id));
+        self.lose_callers(node);
+        let inflight = self.nodes[node].crash(&mut self.rng);
+        self.inflight.extend(inflight.map(|batch| (node, batch)));
+        if self.rng.chance(1, 2) {
+            self.nodes[node].clock.reboot(&mut self.rng);
+        }
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
+            self.network.set_down(node, peer);
+            self.dialling.remove(&(node, peer));
+            let noticed = !self.network.is_cut(peer, node) && !self.network.is_cut(node, peer);
+            let after = if noticed { self.rng.below(3_000) } else { 2_000_000 };
+            let redial_failed = noticed && self.rng.chance(3, 4);
+            let life = self.nodes[peer].life;
+            let lost = Happening::LinkLost { from: peer, to: node, life, redial_failed };
+            self.plan(after, lost);
+        }
+    }
+
+    fn resume(&mut self, node: usize) {
+        if !self.nodes[node].paused {
+            return;
+        }
+        self.say(format!("n{} goes on", self.nodes[node].id));
+        self.nodes[node].paused = false;
+        for event in std::mem::take(&mut self.nodes[node].inbox) {
+            self.handle(node, event);
+        }
+        self.plan_poll(node);
+    }
+
+    /// Something happens to a replica; a stopped one hears of it later.
+    pub fn handle(&mut self, node: usize, event: Event) {
+        let now = self.nodes[node].clock.now(self.now);
+        let host = &mut self.nodes[node];
+        let Some(process) = &mut host.process else { return };
+        if host.paused {
+            host.inbox.push(event);
+            return;
+        }
+        process.replica.handle(now, event);
+        self.plan_poll(node);
+    }
+
+    fn plan_poll(&mut self, node: usize) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if process.poll_planned {
+            return;
+        }
+        process.poll_planned = true;
+        let life = self.nodes[node].life;
+        let after = if self.rng.chance(3, 4) { 0 } else { self.rng.below(1_500) };
+        self.plan(after, Happening::Poll { node, life });
+    }
+
+    /// Whether anything waits for a poll; a deadline may have moved since it was planned for.
+    fn is_due(&self, node: usize) -> bool {
+        let process = self.nodes[node].process.as_ref();
+        process.is_some_and(|p| p.poll_planned || p.wake.is_some_and(|wake| wake <= self.now))
+    }
+
+    fn poll(&mut self, node: usize) {
+        let now = self.nodes[node].clock.now(self.now);
+        let (id, life) = (self.nodes[node].id, self.nodes[node].life);
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.poll_planned = false;
+        let actions = process.replica.poll(now);
+        quorumd::raft::check(process.replica.raft());
+        let disks: BTreeMap<NodeId, &crate::shadow::Shadow> =
+            self.nodes.iter().map(|host| (host.id, &host.durable)).collect();
+        let process = self.nodes[node].process.as_ref().expect("it was polled");
+        self.oracle.polled(id, life, process.replica.raft(), &disks);
+        self.oracle.truth.applied(id, &crate::workload::read(&process.view).machine);
+        for action in actions {
+            self.act(node, action);
+        }
+        self.look_at_view(node);
+        let process = self.nodes[node].process.as_ref().expect("it was polled");
+        if let Some(deadline) = process.replica.next_deadline() {
+            let at = self.nodes[node].clock.truth(deadline).max(self.now);
+            let stuck = if deadline > now.instant { 0 } else { process.stuck + 1 };
+            crate::ensure!(
+                stuck < 10,
+                "deadlines_pass",
+                "n{id} wants to be polled at {deadline}, and was at {}",
+                now.instant
+            );
+            let late = if self.rng.chance(1, 2) { 0 } else { self.rng.below(2_000) };
+            let (at, now) = (at + late, self.now);
+            let process = self.nodes[node].process.as_mut().expect("it was polled");
+            process.stuck = stuck;
+            if process.wake.is_none_or(|wake| wake <= now || wake > at) {
+                process.wake = Some(at);
+                self.plan(at - now, Happening::Poll { node, life });
+            }
+        }
+    }
+
+    fn act(&mut self, node: usize, action: Action) {
+        let id = self.nodes[node].id;
+        match action {
+            Action::Answer { ticket, result } => {
+                self.say(format!("n{id} answers {ticket:?}: {result:?}"));
+                self.answered(node, ticket, result);
+            }
+            Action::Fatal(reason) => panic!("invariant goes_on: n{id} stops: {reason}"),
+            Action::Published(published) => self.oracle.published(self.now, id, &published),
+            Action::Save(changes) => {
+                let after = 100 + self.rng.below(4 * self.disk_latency_max);
+                let life = self.nodes[node].life;
+                let process = self.nodes[node].process.as_mut().expect("it acts");
+                crate::ensure!(process.saving.is_none(), "one_save", "n{id} saves twice at once");
+                process.saving = Some(changes);
+                self.plan(after, Happening::Saved { node, life });
+            }
+            Action::Send { to, message } => self.send(node, to, message),
+            Action::Write { token, batch } => {
+                let process = self.nodes[node].process.as_mut().expect("it acts");
+                let raft = process.replica.raft();
+                self.oracle.writes(id, &mut process.issued, &batch, raft);
+                process.writes.push_back((token, batch));
+                self.begin_write(node);
+            }
+        }
+    }
+
+    /// The writer takes what waits, all of it or only the next, as one transaction.
+    fn begin_write(&mut self, node: usize) {
+        let all = self.rng.chance(2, 3);
+        let (life, after) = (self.nodes[node].life, 50 + self.rng.below(self.disk_latency_max));
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if process.writing.is_some() {
+            return;
+        }
+        let Some((mut token, mut batch)) = process.writes.pop_front() else { return };
+        while all && let Some((next, more)) = process.writes.pop_front() {
+            token = next;
+            batch.merge(more);
+        }
+        process.writing = Some((token, batch));
+        self.plan(after, Happening::Written { node, life });
+    }
+
+    fn written(&mut self, node: usize) {
+        let host = &mut self.nodes[node];
+        let Some(process) = &mut host.process else { return };
+        let (token, batch): (PersistToken, LogBatch) =
+            process.writing.take().expect("a write that ends was under way");
+        process.raft_store.write(&batch).expect("the simulated disk is sound");
+        host.durable.apply(&batch);
+        self.begin_write(node);
+        self.handle(node, Event::Written(token));
+    }
+
+    fn saved(&mut self, node: usize) {
+        let process = self.nodes[node].process.as_mut().expect("it saves");
+        let changes = process.saving.take().expect("a save that ends was under way");
+        process.state_store.save(&changes).expect("the simulated disk is sound");
+        self.handle(node, Event::Saved);
+    }
+
+    fn send(&mut self, node: usize, to: NodeId, message: PeerMessage) {
+        let host = &self.nodes[node];
+        let process = host.process.as_ref().expect("it acts");
+        self.oracle.sends(&message, &host.durable, process.replica.raft());
+        let peer = self.nodes.iter().position(|host| host.id == to).expect("members only");
+        let mut buffer = BytesMut::from(&encode_frame(&message)[..]);
+        let decoded = FrameDecoder::new().next(&mut buffer).expect("a frame is whole");
+        let decoded = decoded.expect("what was encoded can be decoded");
+        crate::ensure!(decoded == message && buffer.is_empty(), "wire_faithful", "{message:?}");
+        let life = self.nodes[peer].life;
+        for after in self.network.arrivals(node, peer, &mut self.rng) {
+            let message = Box::new(decoded.clone());
+            self.plan(after, Happening::Message { from: node, to: peer, life, message });
+        }
+    }
+
+    fn dial_again(&mut self, from: usize, to: usize) {
+        self.dialling.remove(&(from, to));
+        self.plan_dial(from, to);
+    }
+
+    fn plan_dial(&mut self, from: usize, to: usize) {
+        if self.nodes[from].process.is_none() || !self.dialling.insert((from, to)) {
+            return;
+        }
+        let (life, after) = (self.nodes[from].life, 500 + self.rng.below(100_000));
+        self.plan(after, Happening::Dial { from, to, life });
+    }
+
+    fn dial(&mut self, from: usize, to: usize) {
+        if self.network.is_up(from, to) {
+            self.dialling.remove(&(from, to));
+            return;
+        }
+        let reaches = self.nodes[to].runs()
+            && self.nodes[from].runs()
+            && !self.network.is_cut(from, to)
+            && !self.network.is_cut(to, from);
+        if !reaches {
+            self.dial_again(from, to);
+            return;
+        }
+        let hello = Hello {
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION_MAX,
+            class: LinkClass::Consensus,
+            cluster_name: CLUSTER.to_owned(),
+            name: Node::name(self.nodes[from].id),
+            to_name: Node::name(self.nodes[to].id),
+            claim: self.roster(from).claim(),
+        };
+        let hello = decode_hello(&encode_hello(&hello)).expect("a hello can be decoded");
+        let (life, after) = (self.nodes[from].life, self.network.delay(&mut self.rng));
+        self.plan(after, Happening::HelloArrives { from, to, life, hello });
+    }
+
+    fn roster(&self, node: usize) -> std::sync::MutexGuard<'_, quorumd::replica::Roster> {
+        // The guard lives as long as the roster, which the replica owns as well.
+        let process = self.nodes[node].process.as_ref().expect("it runs");
+        process.roster.lock().expect("nobody panics while it is locked")
+    }
+
+    fn hello_arrives(&mut self, from: usize, to: usize, hello: &Hello) {
+        if !self.nodes[to].runs() {
+            self.dial_again(from, to);
+            return;
+        }
+        let answer = self.roster(to).judge(hello);
+        if let HelloAnswer::Accepted { .. } = &answer {
+            self.roster(to).mark_boot(&hello.claim);
+        }
+        let (dialer, judge) = (self.nodes[from].id, self.nodes[to].id);
+        crate::ensure!(
+            !matches!(
+                answer,
+                HelloAnswer::Refused(HelloRefusal::RolledBack | HelloRefusal::Incarnation)
+            ),
+            "no_false_refusal",
+            "n{judge} refuses n{dialer} with {:?}: {answer:?}",
+            hello.claim
+        );
+        let answer = decode_hello_answer(&encode_hello_answer(&answer)).expect("it can be decoded");
+        let (life, after) = (self.nodes[from].life, self.network.delay(&mut self.rng));
+        self.plan(after, Happening::AnswerArrives { from, to, life, answer });
+    }
+
+    fn answer_arrives(&mut self, from: usize, to: usize, answer: &HelloAnswer) {
+        if !self.nodes[from].runs() || self.nodes[to].process.is_none() {
+            self.dial_again(from, to);
+            return;
+        }
+        let accepted = self.roster(from).accept_answer(&Node::name(self.nodes[to].id), answer);
+        let peer = self.nodes[to].id;
+        match (accepted, answer) {
+            (Ok(_), HelloAnswer::Accepted { claim, .. }) => {
+                self.roster(from).mark_answer(claim);
+                self.network.set_up(from, to);
+                self.dialling.remove(&(from, to));
+                self.say(format!("n{} -> n{peer} is up", self.nodes[from].id));
+                self.handle(from, Event::PeerUp { peer });
+            }
+            // An answer that was overtaken by an acknowledgement looks old: ask again.
+            _ => self.dial_again(from, to),
+        }
+    }
+
+    /// A node notices that its link to a peer is gone, and dials again.
+    pub fn link_lost(&mut self, from: usize, to: usize, redial_failed: bool) {
+        if self.network.set_down(from, to) {
+            let peer = self.nodes[to].id;
+            self.say(format!("n{} lost n{peer}", self.nodes[from].id));
+            self.handle(from, Event::PeerDown { peer, redial_failed });
+            self.plan_dial(from, to);
+        }
+    }
+
+    /// The places of all processes that handle events now.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].runs()).collect()
+    }
+}
+
+fn genesis(ids: &[NodeId], voters: usize) -> Genesis {
+    let member = |id: NodeId| {
+        let member = Member { name: Node::name(id), address: format!("n{id}:1") };
+        (id, member)
+    };
+    let members = ids.iter().map(|&id| member(id)).collect();
+    let voting = ids[..voters].iter().copied().collect();
+    let learning = ids[voters..].iter().copied().collect();
+    let membership = Membership::new(voting, BTreeSet::new(), learning, members);
+    Genesis { cluster: ClusterId(7), membership: membership.expect("some vote") }
+}

@@ -1,0 +1,164 @@
+//! A watch delivers every event once, whole revisions in order, or says that it cannot (W1 to W6);
+//! a stream that is resumed elsewhere goes on where it ended (W5).
+
+use bytes::Bytes;
+use quorumd::base::Revision;
+use quorumd::replica::View;
+use quorumd::state::{Event, StateMachine};
+use quorumd::watch::{Cursor, Delivery, Filter, WatchEnd, WatchRequest};
+
+use super::state_agrees::StateAgrees;
+
+/// One watcher, which may move from node to node.
+#[derive(Debug)]
+pub struct Watcher {
+    prefix: Bytes,
+    initial: bool,
+    cursor: Option<Cursor>,
+    /// Everything up to here was delivered; nothing was while it is `None`.
+    position: Option<Revision>,
+    /// How many revisions were delivered.
+    pub delivered: u64,
+    /// How often it was told that it cannot be sent everything.
+    pub refused: u64,
+}
+
+impl Watcher {
+    /// A watcher without a stream.
+    pub fn new(prefix: &[u8], initial: bool) -> Self {
+        let prefix = Bytes::copy_from_slice(prefix);
+        Self { prefix, initial, cursor: None, position: None, delivered: 0, refused: 0 }
+    }
+
+    /// Its node is gone.
+    pub fn disconnected(&mut self) {
+        self.cursor = None;
+    }
+
+    /// Opens a stream where the last one ended.
+    fn open(&mut self, view: &View) {
+        let request = WatchRequest {
+            filter: Filter::Prefix(self.prefix.clone()),
+            from: self.position.filter(|_| !self.initial).map(Revision::next),
+            initial: self.initial,
+            previous: false,
+            resume_after: self.position.filter(|_| self.initial),
+            epoch: None,
+        };
+        match Cursor::open(request, &view.history, &view.machine) {
+            Ok(cursor) => self.cursor = Some(cursor),
+            Err(_) => self.compacted(&view.machine, view.history.floor()),
+        }
+    }
+
+    fn compacted(&mut self, machine: &StateMachine, floor: Revision) {
+        let gone = machine.compact_revision().max(floor);
+        let position = self.position.unwrap_or_default();
+        crate::ensure!(
+            position < gone,
+            "watch_complete",
+            "refused as compacted at {gone}, though it only needs what follows {position}"
+        );
+        (self.position, self.cursor) = (None, None);
+        self.refused += 1;
+    }
+
+    /// Takes up to `most` deliveries of this node.
+    pub fn read(&mut self, view: &View, truth: &StateAgrees, most: usize) {
+        if self.cursor.is_none() {
+            self.open(view);
+        }
+        for _ in 0..most {
+            let Some(cursor) = &mut self.cursor else { return };
+            let delivery = cursor.next(&view.history, &view.machine, 200);
+            match delivery {
+                Delivery::Changes { events, selection } => {
+                    self.changes(truth, events.revision, selection.events(&events));
+                }
+                Delivery::Ended(WatchEnd::Compacted { .. } | WatchEnd::Lagged { .. }) => {
+                    self.compacted(&view.machine, view.history.floor());
+                }
+                Delivery::Idle => {
+                    if let Some(position) = cursor.progress() {
+                        self.skips_nothing(truth, position.next());
+                        self.position = Some(position);
+                    }
+                    return;
+                }
+                Delivery::Resync { .. } => {
+                    crate::ensure!(self.initial, "watch_complete", "a resync without a snapshot");
+                    self.refused += 1;
+                    self.position = None;
+                }
+                Delivery::Snapshot { revision, records, .. } => {
+                    for record in &records {
+                        let (value, _) = truth.value_at(&record.key, revision);
+                        crate::ensure!(
+                            value == Some(&record.value[..]),
+                            "watch_complete",
+                            "the snapshot at {revision} shows {record:?}, not {value:?}"
+                        );
+                    }
+                }
+                Delivery::Synced { revision } => {
+                    self.skips_nothing(truth, revision.next());
+                    self.position = Some(revision);
+                }
+            }
+        }
+    }
+
+    /// Nothing under the prefix lies between what was delivered and `next`.
+    fn skips_nothing(&self, truth: &StateAgrees, next: Revision) {
+        let Some(position) = self.position else { return };
+        if next <= position.next() {
+            return;
+        }
+        for (revision, events) in truth.events().range(position.next()..next) {
+            let missed = events.events.iter().find(|e| e.record.key.starts_with(&self.prefix));
+            crate::ensure!(
+                missed.is_none(),
+                "watch_complete",
+                "{revision} was not delivered between {position} and {next}: {missed:?}"
+            );
+        }
+    }
+
+    fn changes<'a>(
+        &mut self,
+        truth: &StateAgrees,
+        revision: Revision,
+        events: impl Iterator<Item = &'a Event>,
+    ) {
+        crate::ensure!(
+            self.position.is_none_or(|position| position < revision),
+            "watch_complete",
+            "{revision} was delivered after {:?}",
+            self.position
+        );
+        self.skips_nothing(truth, revision);
+        let committed = truth.events().get(&revision).map(|e| e.events.as_slice());
+        let committed = committed.unwrap_or_default().iter();
+        let expected: Vec<&Event> =
+            committed.filter(|event| event.record.key.starts_with(&self.prefix)).collect();
+        let found: Vec<&Event> = events.collect();
+        crate::ensure!(
+            found == expected,
+            "watch_complete",
+            "{revision} was delivered as {found:?}, it is {expected:?}"
+        );
+        self.position = Some(revision);
+        self.delivered += 1;
+    }
+
+    /// At the end nothing is missing.
+    pub fn check_end(&self, truth: &StateAgrees) {
+        crate::ensure!(
+            self.position == Some(truth.machine().revision()),
+            "watch_complete",
+            "a watcher stands at {:?}, the store at {}",
+            self.position,
+            truth.machine().revision()
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Looks at every node after every step, and at every message, write and answer.
+//!
+//! It knows what no node knows: true time, all disks, all that was ever committed. What must hold
+//! is decided in `invariants/`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorumd::base::{Index, LeaseId, NodeId};
+use quorumd::raft::{Body, Raft, Role};
+use quorumd::replica::Published;
+use quorumd::state::LeaseChange;
+use quorumd::storage::LogBatch;
+use quorumd::wire::PeerMessage;
+
+use crate::invariants::committed_kept::CommittedKept;
+use crate::invariants::durable_before_send;
+use crate::invariants::election_safety::ElectionSafety;
+use crate::invariants::histories::Histories;
+use crate::invariants::holder_exclusive::HolderExclusive;
+use crate::invariants::log_matching::LogMatching;
+use crate::invariants::state_agrees::StateAgrees;
+use crate::invariants::vote_unique::VoteUnique;
+use crate::shadow::Shadow;
+
+/// Everything that is known about a run.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Who led.
+    pub elections: ElectionSafety,
+    votes: VoteUnique,
+    logs: LogMatching,
+    /// What is committed.
+    pub committed: CommittedKept,
+    /// What follows from it.
+    pub truth: StateAgrees,
+    /// What callers were told.
+    pub histories: Histories,
+    /// What holders were told.
+    pub holders: HolderExclusive,
+    looked: BTreeMap<NodeId, (Index, u64)>,
+    ended: BTreeSet<LeaseId>,
+}
+
+impl Oracle {
+    /// A batch is handed out to be written behind `issued`, which already holds it afterwards.
+    pub fn writes(&mut self, node: NodeId, issued: &mut Shadow, batch: &LogBatch, raft: &Raft) {
+        for entry in batch.entries.iter().flatten() {
+            let before = entry.index.previous();
+            let previous = if before == Index(0) { Some(Default::default()) } else { None };
+            let previous = previous.or_else(|| issued.term_at(before));
+            crate::ensure!(
+                previous.is_some(),
+                "log_matching",
+                "n{node} writes {} behind nothing",
+                entry.index
+            );
+            self.logs.appended(node, previous.unwrap_or_default(), entry);
+            self.committed.appended(node, issued.term_at(entry.index), entry);
+            issued.apply(&LogBatch { entries: vec![vec![entry.clone()]], ..LogBatch::default() });
+        }
+        let rest = LogBatch { entries: Vec::new(), ..batch.clone() };
+        issued.apply(&rest);
+        crate::ensure!(
+            issued.hard_state.term <= raft.term(),
+            "term_monotone",
+            "n{node} writes term {} in term {}",
+            issued.hard_state.term,
+            raft.term()
+        );
+    }
+
+    /// A message leaves a node whose disk holds `durable`.
+    pub fn sends(&mut self, message: &PeerMessage, durable: &Shadow, raft: &Raft) {
+        let PeerMessage::Raft(message) = message else { return };
+        durable_before_send::check(message, durable, raft);
+        self.votes.sent(message);
+        if let Body::AppendRequest { prev_index, entries, .. } = &message.body {
+            let mut next = prev_index.next();
+            for entry in entries {
+                crate::ensure!(
+                    entry.index == next,
+                    "contiguous_append",
+                    "n{} sends {} after {prev_index}",
+                    message.from,
+                    entry.index
+                );
+                next = next.next();
+            }
+        }
+    }
+
+    /// A node was polled. `disks` is what each member's disk holds.
+    pub fn polled(
+        &mut self,
+        node: NodeId,
+        life: u64,
+        raft: &Raft,
+        disks: &BTreeMap<NodeId, &Shadow>,
+    ) {
+        self.votes.term(node, raft.term());
+        if raft.role() == Role::Leader && self.elections.leads(node, raft.term()) {
+            self.committed.leads(node, raft.term(), raft);
+        }
+        let (mut looked, before) = self.looked.get(&node).copied().unwrap_or_default();
+        if before != life {
+            looked = raft.first_index().previous();
+        }
+        let commit = raft.commit();
+        crate::ensure!(commit >= looked || before != life, "commit_monotone", "n{node}: {commit}");
+        let mut news = false;
+        while looked < commit {
+            looked = looked.next();
+            let Some(entry) = raft.entry(looked) else { continue };
+            if self.committed.commits(node, entry) {
+                news = true;
+                self.truth.committed(entry);
+            }
+        }
+        self.looked.insert(node, (looked.max(commit), life));
+        if news {
+            let term = raft.term_at(commit);
+            let holds =
+                |shadow: &&&Shadow| shadow.term_at(commit) == term || shadow.cut.0 >= commit;
+            let holders = disks.iter().filter(|(_, shadow)| holds(shadow)).map(|(&id, _)| id);
+            self.committed.on_disks(commit, &holders.collect(), raft.membership().voters());
+        }
+    }
+
+    /// A node shows what it has applied.
+    pub fn published(&mut self, now: u64, node: NodeId, published: &Published) {
+        for events in &published.events {
+            self.truth.published(node, events);
+        }
+        for change in &published.leases {
+            if let LeaseChange::Ended(lease) = change
+                && self.ended.insert(*lease)
+            {
+                self.holders.ended(now, *lease);
+            }
+        }
+    }
+
+    /// Whether this lease was seen to end.
+    pub fn has_ended(&self, lease: LeaseId) -> bool {
+        self.ended.contains(&lease)
+    }
+
+    /// A node crashed; its disk still holds `durable`.
+    pub fn crashed(&mut self, node: NodeId, durable: &Shadow) {
+        self.votes.crashed(node, durable.hard_state.term);
+    }
+}
