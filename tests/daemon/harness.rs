@@ -206,11 +206,19 @@ impl Cluster {
     /// state of them. The status of a cluster without writers.
     #[track_caller]
     pub fn until_equal(&self) -> Value {
+        // A status is a moment old: it counts when it has what can be read.
+        let readable = self.nodes.iter().map(|node| {
+            node.until_served();
+            get(&node.socket, "/v1/kv?prefix=-").expect(200).number("quorumd-revision")
+        });
+        let readable = readable.max();
         let states: Vec<Value> = wait_until("all nodes have applied the same", || {
             let states: Option<Vec<Value>> = self.nodes.iter().map(Node::status).collect();
             let states = states?;
             let applied = |status: &Value| status["applied_index"].clone();
-            states.iter().all(|other| applied(other) == applied(&states[0])).then_some(states)
+            let is_new = |status: &Value| status["revision"].as_u64() >= readable;
+            let equal = states.iter().all(|other| applied(other) == applied(&states[0]));
+            (equal && states.iter().all(is_new)).then_some(states)
         });
         for state in &states {
             for field in ["digest", "revision"] {

@@ -26,3 +26,4 @@ mod pause;
 mod peer_port;
 mod readme;
 mod run;
+mod status;
