@@ -1,0 +1,82 @@
+//! How soon the next waiter holds when the process that held a lock is killed: quorumd only, since
+//! elsewhere it takes as long as a lease lives.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::http1::Http;
+use crate::load::quantile_ms;
+use crate::process::kill;
+use crate::quorumd::Quorumd;
+use crate::report::Figure;
+
+/// How often a holder is killed.
+const ROUNDS: usize = 11;
+/// The path of the lock.
+const LOCK: &str = "/v1/locks/bench-holder";
+/// The argument with which this program is a holder.
+pub const HOLD: &str = "hold";
+
+/// Takes the lock on a connection and keeps it until killed.
+pub async fn hold(socket: &Path) -> Result<()> {
+    let mut http = acquire(socket).await?;
+    until_held(&mut http).await?;
+    println!("held");
+    std::io::stdout().flush()?;
+    loop {
+        http.line().await?;
+    }
+}
+
+/// Kills holders of a lock and times the next one.
+pub async fn figures(cluster: &Quorumd) -> Result<Vec<Figure>> {
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let mut holder = Command::new(std::env::current_exe()?)
+            .arg(HOLD)
+            .arg(cluster.socket(round % 3))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = holder.stdout.take().context("a holder has an output")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        if line.trim() != "held" {
+            bail!("the holder did not get the lock");
+        }
+        let mut waiter = acquire(cluster.socket((round + 1) % 3)).await?;
+        waiter.line().await?;
+        let killed = Instant::now();
+        kill(holder.id())?;
+        until_held(&mut waiter).await?;
+        times.push(killed.elapsed());
+        holder.wait()?;
+        drop(waiter);
+        // The waiter's own place ends with its connection; the next round begins without it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    times.sort_unstable();
+    let name = "holder killed: next one holds";
+    Ok(vec![
+        Figure::new(format!("{name} p50"), "ms", quantile_ms(&times, 0.5)),
+        Figure::new(format!("{name} slowest"), "ms", quantile_ms(&times, 1.0)),
+    ])
+}
+
+async fn acquire(socket: &Path) -> Result<Http> {
+    let mut http = Http::connect(socket).await?;
+    let head = http.begin("POST", LOCK, br#"{"bind":"connection"}"#).await?;
+    if head.status != 200 {
+        bail!("the lock answered {}", head.status);
+    }
+    Ok(http)
+}
+
+async fn until_held(http: &mut Http) -> Result<()> {
+    let mark = br#""state":"held""#;
+    while !http.line().await?.windows(mark.len()).any(|window| window == mark) {}
+    Ok(())
+}
