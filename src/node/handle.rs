@@ -186,9 +186,7 @@ impl Node {
     /// Stops the threads and waits for them. What was written stays; what was not acknowledged may
     /// be lost, as after a crash.
     pub async fn stop(&self) {
-        let mailbox = self.shared.mailbox.clone();
-        // The mailbox may be full for a moment, and waiting for room must not stall the runtime.
-        let _ = tokio::task::spawn_blocking(move || mailbox.stop()).await;
+        self.shared.mailbox.stop();
         let mut stopped = self.shared.stopped.subscribe();
         // The sender lives in `self`, so the channel cannot be closed.
         let _ = stopped.wait_for(|&stopped| stopped).await;

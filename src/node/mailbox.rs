@@ -2,10 +2,16 @@
 //!
 //! Bounded by `limits::MAILBOX_EVENTS_MAX`. Senders are the callers' tasks, the inbound task, the
 //! disk task, and the writer and saver threads; the receiver is the replica thread. Full means: a
-//! caller is refused, a peer's message is dropped (Raft sends again), and the two disk threads
-//! wait. Closed means that the node has stopped.
+//! caller is refused, and a peer's message is dropped (Raft sends again); the few words of the two
+//! disk threads, each of which has one write or save under way, always find room. Closed means that
+//! the node has stopped.
+//!
+//! The bound is a count beside a channel without one: the bounded channel of the standard library
+//! makes room for all of it at once, which was half of the memory of an idle daemon.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, Sender};
 
 use tokio::sync::oneshot;
 
@@ -31,54 +37,107 @@ pub(super) enum Mail {
 /// The sending side; cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Mailbox {
-    sender: SyncSender<Mail>,
+    sender: Sender<Mail>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The receiving side.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    receiver: Receiver<Mail>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Mailbox {
     /// A mailbox and its receiving side.
-    pub(super) fn new() -> (Self, Receiver<Mail>) {
-        let (sender, receiver) = sync_channel(limits::MAILBOX_EVENTS_MAX);
-        (Self { sender }, receiver)
+    pub(super) fn new() -> (Self, Inbox) {
+        let (sender, receiver) = mpsc::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Self { sender, waiting: Arc::clone(&waiting) }, Inbox { receiver, waiting })
     }
 
     /// Sends without waiting; for callers.
     pub(super) fn ask(&self, mail: Mail) -> Result<(), RequestError> {
-        self.sender.try_send(mail).map_err(|error| match error {
-            TrySendError::Full(_) => RequestError::TooManyRequests,
-            TrySendError::Disconnected(_) => {
-                RequestError::Unavailable(UnavailableReason::ShuttingDown)
-            }
-        })
+        if self.is_full() {
+            return Err(RequestError::TooManyRequests);
+        }
+        let is_taken = self.send(mail);
+        is_taken.then_some(()).ok_or(RequestError::Unavailable(UnavailableReason::ShuttingDown))
     }
 
     /// Sends without waiting, and drops what does not fit; false when it was dropped.
     pub(super) fn tell(&self, event: Event) -> bool {
-        self.sender.try_send(Mail::Tell(event)).is_ok()
+        !self.is_full() && self.send(Mail::Tell(event))
     }
 
-    /// Sends and waits for room; for threads of their own only. False when the node has stopped.
-    pub(super) fn wait_and_tell(&self, event: Event) -> bool {
-        self.sender.send(Mail::Tell(event)).is_ok()
+    /// Sends whether or not there is room; for threads of their own only. False when the node has
+    /// stopped.
+    pub(super) fn tell_always(&self, event: Event) -> bool {
+        self.send(Mail::Tell(event))
     }
 
-    /// Asks the replica thread to stop; waits for room.
+    /// Asks the replica thread to stop.
     pub(super) fn stop(&self) {
         // A node that has stopped already needs no asking.
-        let _ = self.sender.send(Mail::Stop);
+        self.send(Mail::Stop);
+    }
+
+    /// Senders that look at the same moment may each add one to a full mailbox: the bound is about
+    /// memory, and they are few.
+    fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= limits::MAILBOX_EVENTS_MAX
+    }
+
+    /// False when the node has stopped.
+    fn send(&self, mail: Mail) -> bool {
+        // Counted before it can be received, so that the count never falls below zero.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.sender.send(mail).is_ok()
     }
 }
 
-/// The next item, or nothing when `wait` has passed. `Err`: every sender is gone.
-pub(super) fn receive(
-    receiver: &Receiver<Mail>,
-    wait: Option<Span>,
-) -> Result<Option<Mail>, std::sync::mpsc::RecvError> {
-    match wait {
-        None => receiver.recv().map(Some),
-        Some(wait) => match receiver.recv_timeout(duration(wait)) {
-            Ok(mail) => Ok(Some(mail)),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(std::sync::mpsc::RecvError),
-        },
+impl Inbox {
+    /// The next item, or nothing when `wait` has passed. `Err`: every sender is gone.
+    pub(super) fn receive(&self, wait: Option<Span>) -> Result<Option<Mail>, RecvError> {
+        let mail = match wait {
+            None => self.receiver.recv()?,
+            Some(wait) => match self.receiver.recv_timeout(duration(wait)) {
+                Ok(mail) => mail,
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(RecvError),
+            },
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Ok(Some(mail))
+    }
+
+    /// The next item, if one waits.
+    pub(super) fn try_receive(&self) -> Option<Mail> {
+        let mail = self.receiver.try_recv().ok()?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(mail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mail, Mailbox};
+    use crate::base::limits;
+    use crate::replica::{Event, RequestError};
+
+    #[test]
+    fn a_full_mailbox_refuses_callers_and_still_takes_the_word_of_the_disk() {
+        let (mailbox, inbox) = Mailbox::new();
+        for _ in 0..limits::MAILBOX_EVENTS_MAX {
+            assert!(mailbox.tell(Event::Timeout));
+        }
+        assert!(!mailbox.tell(Event::Timeout));
+        let refused = mailbox.ask(Mail::Tell(Event::Timeout));
+        assert_eq!(refused, Err(RequestError::TooManyRequests));
+        assert!(mailbox.tell_always(Event::Saved));
+        for _ in 0..2 {
+            assert!(inbox.try_receive().is_some());
+        }
+        assert!(mailbox.tell(Event::Timeout), "what was received makes room");
     }
 }

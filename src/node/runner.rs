@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::oneshot;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::base::{Instant, NodeId, Span};
 use crate::node::error::Ended;
 use crate::node::handle::Shared;
-use crate::node::mailbox::{Answer, Mail, receive};
+use crate::node::mailbox::{Answer, Inbox, Mail};
 use crate::node::writer::Write;
 use crate::node::{Clock, LinkStatus, NodeStatus, StorageStatus};
 use crate::peer::{Links, Target};
@@ -48,7 +48,7 @@ pub(super) struct Facts {
 pub(super) struct Runner {
     pub(super) replica: Replica,
     pub(super) shared: Arc<Shared>,
-    pub(super) receiver: Receiver<Mail>,
+    pub(super) inbox: Inbox,
     /// To the writer thread. Unbounded, because the replica must never wait for the writer, which
     /// reports back to it; raft bounds what can be in it by its windows and its uncommitted bytes.
     pub(super) writes: Sender<Write>,
@@ -69,12 +69,12 @@ impl Runner {
         loop {
             let now = Clock.instant();
             let wait = self.replica.next_deadline().map(|deadline| deadline.since(now));
-            let Ok(first) = receive(&self.receiver, wait) else { return Ok(()) };
+            let Ok(first) = self.inbox.receive(wait) else { return Ok(()) };
             let mut stop = false;
             if let Some(mail) = first {
                 stop |= self.take(mail);
                 for _ in 1..BATCH_EVENTS_MAX {
-                    let Ok(mail) = self.receiver.try_recv() else { break };
+                    let Some(mail) = self.inbox.try_receive() else { break };
                     stop |= self.take(mail);
                 }
             }

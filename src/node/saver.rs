@@ -34,7 +34,7 @@ impl Saver {
                 }
                 Err(error) => return Err(Ended::Storage(error)),
             }
-            if !self.mailbox.wait_and_tell(Event::Saved) {
+            if !self.mailbox.tell_always(Event::Saved) {
                 break;
             }
         }
@@ -48,7 +48,7 @@ impl Saver {
         let Self { store, path, identity, queue, mailbox } = self;
         drop(store);
         loop {
-            if !mailbox.wait_and_tell(Event::Disk { full: true }) {
+            if !mailbox.tell_always(Event::Disk { full: true }) {
                 return Err(Ended::StoppedOnFullDisk);
             }
             std::thread::sleep(duration(FULL_DISK_RETRY));
@@ -56,7 +56,7 @@ impl Saver {
                 .and_then(|(mut store, _)| store.save(changes).map(|()| store));
             match saved {
                 Ok(store) => {
-                    mailbox.wait_and_tell(Event::Disk { full: false });
+                    mailbox.tell_always(Event::Disk { full: false });
                     return Ok(Self { store, path, identity, queue, mailbox });
                 }
                 Err(StorageError::Full { .. }) => {}

@@ -38,7 +38,7 @@ pub(super) fn spawn(
 ) -> Node {
     let (raft_path, state_path) =
         (options.data_dir.join("raft.redb"), options.data_dir.join("state.redb"));
-    let (mailbox, receiver) = Mailbox::new();
+    let (mailbox, inbox) = Mailbox::new();
     let gauges = Gauges::default();
     let free = disk::free_bytes(&options.data_dir).unwrap_or(u64::MAX);
     gauges.free_bytes.store(free, std::sync::atomic::Ordering::Relaxed);
@@ -80,7 +80,7 @@ pub(super) fn spawn(
     let runner = Runner {
         replica,
         shared: Arc::clone(&shared),
-        receiver,
+        inbox,
         writes,
         saves,
         links: Arc::clone(&links),

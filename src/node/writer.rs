@@ -52,7 +52,7 @@ impl Writer {
             }
             let took = Clock.instant().since(started);
             self.last_write.store(took.as_micros(), Ordering::Relaxed);
-            if !self.mailbox.wait_and_tell(Event::Written(token)) {
+            if !self.mailbox.tell_always(Event::Written(token)) {
                 break;
             }
         }
@@ -72,7 +72,7 @@ impl Writer {
         );
         let Self { store, path, identity, queue, mailbox, last_write } = self;
         drop(store);
-        mailbox.wait_and_tell(Event::Disk { full: true });
+        mailbox.tell_always(Event::Disk { full: true });
         loop {
             match queue.recv_timeout(duration(FULL_DISK_RETRY)) {
                 Ok((next, more)) => {
@@ -88,7 +88,7 @@ impl Writer {
             match written {
                 Ok(store) => {
                     tracing::info!("the disk has space again: writes go on");
-                    mailbox.wait_and_tell(Event::Disk { full: false });
+                    mailbox.tell_always(Event::Disk { full: false });
                     return Ok(Self { store, path, identity, queue, mailbox, last_write });
                 }
                 Err(StorageError::Full { .. }) => {}
