@@ -154,8 +154,11 @@ impl Cluster {
         for &(from, to) in &links {
             self.network.cut(from, to);
             if self.rng.chance(1, 2) {
-                let (life, after) = (self.nodes[from].life, self.rng.below(3_000_000));
-                self.plan(after, Happening::LinkLost { from, to, life, redial_failed: false });
+                // A firewall may refuse at once what it cuts: that looks as if the peer were dead.
+                let redial_failed = self.rng.chance(1, 2);
+                let after = if redial_failed { 20_000 } else { 3_000_000 };
+                let (life, after) = (self.nodes[from].life, self.rng.below(after));
+                self.plan(after, Happening::LinkLost { from, to, life, redial_failed });
             }
         }
         self.say(format!("cut {links:?}"));

@@ -118,6 +118,16 @@ impl Oracle {
         }
         self.looked.insert(node, (looked.max(commit), life));
         if news {
+            let leads = raft.role() == Role::Leader;
+            let found = raft.term_at(commit);
+            // Whoever leads is the first to know: it counts entries of its own term only (R10;
+            // Raft paper, figure 8), whatever follows from it.
+            crate::ensure!(
+                !leads || found == Some(raft.term()),
+                "commit_rule",
+                "n{node} leads term {} and commits {commit} of term {found:?}",
+                raft.term()
+            );
             let term = raft.term_at(commit);
             let holds =
                 |shadow: &&&Shadow| shadow.term_at(commit) == term || shadow.cut.0 >= commit;
