@@ -73,7 +73,7 @@ impl Replica {
         }
         self.lease_changes(view, now, &applied);
         self.published.queues.extend(applied.queues.iter().cloned());
-        self.settle_own(view, &command, applied);
+        self.settle_own(view, now, &command, applied);
         true
     }
 
@@ -108,13 +108,24 @@ impl Replica {
     }
 
     /// Tells the caller of this node, if the entry is one of its requests.
-    fn settle_own(&mut self, view: &mut View, command: &Command, applied: Applied) {
+    fn settle_own(&mut self, view: &mut View, now: Instant, command: &Command, applied: Applied) {
         let request = &command.request;
         if (request.node, request.boot) != (self.node, self.boot) {
             return;
         }
-        let Some(settled) = self.requests.applied(request.sequence) else { return };
-        if let Some(id) = new_lease(&command.operation, &applied) {
+        let settled = self.requests.applied(request.sequence);
+        let new_lease = new_lease(&command.operation, &applied);
+        let is_bound = |id| view.machine.lease(id).is_some_and(|lease| lease.bind != Bind::None);
+        if let Some(id) = new_lease.filter(|&id| is_bound(id))
+            && settled.as_ref().is_none_or(|settled| settled.ticket.is_none())
+        {
+            // Whoever asked was told "unknown", or has gone, and nothing will ever end what it does
+            // not know of: the host's keepalives would hold it as long as this daemon runs.
+            self.requests.pursue(Operation::RevokeLeases { leases: vec![id] }, now);
+            return;
+        }
+        let Some(settled) = settled else { return };
+        if let Some(id) = new_lease {
             let lease = view.machine.lease(id).expect("an entry's new lease outlives the entry");
             view.promises.keep(lease, settled.received);
             self.keeper.quicken(view.promises.shortest_bound_ttl(), settled.received);

@@ -105,6 +105,28 @@ fn a_deposed_leader_answers_no_linearizable_read() {
 }
 
 #[test]
+fn a_lock_that_nobody_knows_he_holds_is_let_go() {
+    // The leader cannot reach its followers for a moment; the caller is told "unknown" meanwhile,
+    // and then the entry commits after all. Its lease is bound to a connection that has been
+    // answered, so that nothing would ever end it, and the host would keep it alive for ever.
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let node = cluster.another_than(leader);
+    cluster.isolate(leader);
+    cluster.cut.remove(&(node, leader));
+    let ttl = Span::from_secs(4);
+    let lost = cluster.submit(node, lock("l", ttl), Span::from_millis(300));
+    cluster.advance(Span::from_millis(400));
+    assert_eq!(cluster.answer(node, lost), Some(&Err(RequestError::OutcomeUnknown)));
+    cluster.heal();
+    cluster.advance(Span::from_secs(1));
+    assert_eq!(cluster.leader(), Some(leader), "its entry must be the one that commits");
+    let next = cluster.submit(leader, lock("l", ttl), TIMEOUT);
+    cluster.settle();
+    assert_eq!(held(cluster.answer(leader, next)), Some(true));
+}
+
+#[test]
 fn a_lock_passes_to_the_next_when_its_holder_is_told_lost_first() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
