@@ -17,7 +17,8 @@ use crate::wire::{
 /// What one node knows of itself and of the others, as far as a hello is concerned.
 ///
 /// Invariants:
-/// - A mark never moves back: what a peer has once demonstrably promised is remembered.
+/// - The boot and the term of a mark never move back, and within a term neither does its last entry:
+///   what a peer has once demonstrably promised is remembered.
 /// - The claim tells only what is durable here.
 #[derive(Debug)]
 pub struct Roster {
@@ -149,11 +150,11 @@ impl Roster {
         }
         match self.marks.get(&claim.node) {
             Some(mark) => {
-                // A log's last (term, index) never moves back on a disk that keeps what it synced:
-                // entries are only ever cut off together with the arrival of one of a later term.
-                let older = claim.boot < mark.boot
-                    || term < mark.term
-                    || (last_term, last_index) < (mark.last_term, mark.last_index);
+                // What was acknowledged to the leader of a term stays at least until a later term:
+                // only the leader of a later term may replace it, even by less for a while.
+                let lost = term == mark.term
+                    && (last_term, last_index) < (mark.last_term, mark.last_index);
+                let older = claim.boot < mark.boot || term < mark.term || lost;
                 if older { Err(HelloRefusal::RolledBack) } else { Ok(()) }
             }
             None => Ok(()),
@@ -177,16 +178,13 @@ impl Roster {
         }
     }
 
-    /// A member that was accepted started its `boot`-th boot or a later one.
+    /// A member that was accepted started its `boot`-th boot or a later one, and has seen its term.
+    /// The last entry that it claims is no promise: a leader of that very term may still replace it.
     pub fn mark_boot(&mut self, claim: &Claim) {
-        let Standing::Member { term, last_term, last_index, .. } = claim.standing else { return };
-        self.raise_mark(PeerMark {
-            node: claim.node,
-            boot: claim.boot,
-            term,
-            last_term,
-            last_index,
-        });
+        let Standing::Member { term, .. } = claim.standing else { return };
+        let (last_term, last_index) = (Term(0), Index(0));
+        let (node, boot) = (claim.node, claim.boot);
+        self.raise_mark(PeerMark { node, boot, term, last_term, last_index });
     }
 
     /// A member that answered this node's hello started its `boot`-th boot or a later one.
@@ -217,13 +215,17 @@ impl Roster {
             self.marks_changed = true;
             new
         });
-        if new.boot > mark.boot || new.term > mark.term {
+        if new.boot > mark.boot {
             self.marks_changed = true;
         }
         mark.boot = mark.boot.max(new.boot);
-        mark.term = mark.term.max(new.term);
-        if (new.last_term, new.last_index) > (mark.last_term, mark.last_index) {
-            (mark.last_term, mark.last_index) = (new.last_term, new.last_index);
+        let (before, after) = (
+            (mark.term, mark.last_term, mark.last_index),
+            (new.term, new.last_term, new.last_index),
+        );
+        // A later term begins with nothing acknowledged in it.
+        if after > before {
+            (mark.term, mark.last_term, mark.last_index) = after;
             self.marks_changed = true;
         }
     }
@@ -246,38 +248,74 @@ mod tests {
     use crate::raft::{Member, Membership};
     use crate::wire::{Claim, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, Standing};
 
-    fn claim(node: u64, last_index: u64) -> Claim {
+    fn claim(node: u64, boot: u64, term: u64, last: (u64, u64)) -> Claim {
         let standing = Standing::Member {
             cluster: ClusterId(1),
-            term: Term(3),
-            last_term: Term(3),
-            last_index: Index(last_index),
+            term: Term(term),
+            last_term: Term(last.0),
+            last_index: Index(last.1),
         };
-        Claim { node: NodeId(node), boot: Boot(1), standing }
+        Claim { node: NodeId(node), boot: Boot(boot), standing }
     }
 
-    fn roster(node: u64) -> Roster {
-        let nodes: BTreeSet<NodeId> = [NodeId(1), NodeId(2)].into();
+    fn roster() -> Roster {
+        let voters = BTreeSet::from([NodeId(1), NodeId(2)]);
         let member = |node: &NodeId| {
-            let member = Member { name: format!("n{node}"), address: format!("n{node}:1") };
-            (*node, member)
+            (*node, Member { name: format!("n{node}"), address: format!("n{node}:1") })
         };
-        let members: BTreeMap<NodeId, Member> = nodes.iter().map(member).collect();
+        let members: BTreeMap<_, _> = voters.iter().map(member).collect();
         let membership =
-            Membership::new(nodes, BTreeSet::new(), BTreeSet::new(), members).expect("both vote");
+            Membership::new(voters, BTreeSet::new(), BTreeSet::new(), members).expect("both vote");
         let genesis = Genesis { cluster: ClusterId(1), membership: membership.clone() };
-        Roster::member("test".to_owned(), claim(node, 0), genesis, membership, Vec::new())
+        Roster::member("c".to_owned(), claim(1, 1, 1, (1, 1)), genesis, membership, Vec::new())
     }
 
-    fn hello(last_index: u64) -> Hello {
+    fn says(roster: &mut Roster, claim: Claim) -> Result<NodeId, HelloRefusal> {
+        let version = crate::wire::PROTOCOL_VERSION_MAX;
+        let answer = HelloAnswer::Accepted { version, claim: claim.clone() };
+        let accepted = roster.accept_answer("n2", &answer);
+        if accepted.is_ok() {
+            roster.mark_boot(&claim);
+        }
+        accepted
+    }
+
+    #[test]
+    fn a_member_whose_uncommitted_tail_was_replaced_by_a_shorter_one_is_healthy() {
+        // In term 3 it acknowledged an entry that was never committed. The leader of term 4 has
+        // entries of term 2 in that place, and a piece of them arrives first: for a while the last
+        // entry is of an older term than the one that it replaced.
+        let mut roster = roster();
+        assert_eq!(says(&mut roster, claim(2, 1, 3, (2, 50))), Ok(NodeId(2)));
+        roster.mark_promise(NodeId(2), Term(3), (Term(3), Index(60)));
+        // It votes in term 4 before anything is replaced, and says so in a hello.
+        assert_eq!(says(&mut roster, claim(2, 1, 4, (3, 60))), Ok(NodeId(2)));
+        assert_eq!(says(&mut roster, claim(2, 2, 4, (2, 51))), Ok(NodeId(2)));
+        roster.mark_promise(NodeId(2), Term(4), (Term(2), Index(51)));
+        assert_eq!(says(&mut roster, claim(2, 2, 4, (4, 90))), Ok(NodeId(2)));
+    }
+
+    #[test]
+    fn an_old_copy_of_a_disk_is_noticed_by_its_boot_its_term_or_what_it_acknowledged() {
+        let mut roster = roster();
+        assert_eq!(says(&mut roster, claim(2, 5, 3, (2, 50))), Ok(NodeId(2)));
+        roster.mark_promise(NodeId(2), Term(3), (Term(3), Index(60)));
+        let older = Err(HelloRefusal::RolledBack);
+        assert_eq!(says(&mut roster, claim(2, 4, 3, (3, 60))), older, "its boot");
+        assert_eq!(says(&mut roster, claim(2, 6, 2, (3, 60))), older, "its term");
+        assert_eq!(says(&mut roster, claim(2, 6, 3, (3, 59))), older, "its log");
+        assert_eq!(says(&mut roster, claim(2, 6, 3, (3, 60))), Ok(NodeId(2)));
+    }
+
+    fn hello(claim: Claim) -> Hello {
         Hello {
             version_min: 1,
             version_max: 1,
             class: LinkClass::Consensus,
-            cluster_name: "test".to_owned(),
-            name: "n1".to_owned(),
-            to_name: "n2".to_owned(),
-            claim: claim(1, last_index),
+            cluster_name: "c".to_owned(),
+            name: "n2".to_owned(),
+            to_name: "n1".to_owned(),
+            claim,
         }
     }
 
@@ -286,12 +324,13 @@ mod tests {
         // Two nodes dial each other at once. The first one's hello says 113 and is slow; meanwhile
         // it writes on and answers the other's hello with 116. Found by the simulator: the first
         // one was refused as rolled back, which ends its process.
-        let mut second = roster(2);
-        second.mark_answer(&claim(1, 116));
-        assert!(matches!(second.judge(&hello(113)), HelloAnswer::Accepted { .. }));
+        let mut roster = roster();
+        roster.mark_answer(&claim(2, 1, 3, (3, 116)));
+        let slow = hello(claim(2, 1, 3, (3, 113)));
+        assert!(matches!(roster.judge(&slow), HelloAnswer::Accepted { .. }));
         // What it acknowledged itself still counts.
-        second.mark_promise(NodeId(1), Term(3), (Term(3), Index(114)));
+        roster.mark_promise(NodeId(2), Term(3), (Term(3), Index(114)));
         let refused = HelloAnswer::Refused(HelloRefusal::RolledBack);
-        assert_eq!(second.judge(&hello(113)), refused);
+        assert_eq!(roster.judge(&slow), refused);
     }
 }
