@@ -11,6 +11,9 @@ use crate::state::StateMachine;
 pub(super) struct Retention {
     next: Option<Instant>,
     last_revision: Revision,
+    /// The last compaction that was asked for. It is pursued until it is applied, and asking again
+    /// meanwhile would only pile up entries.
+    asked: Revision,
 }
 
 /// Often enough that the steps keep up with any rate of writes.
@@ -30,9 +33,14 @@ impl Retention {
         if self.next.is_some_and(|next| now.instant < next) {
             return None;
         }
-        let is_idle = revision == self.last_revision && options.history_age_ms.is_none();
+        let is_pending = machine.compact_revision() < self.asked;
+        let is_idle =
+            !is_pending && revision == self.last_revision && options.history_age_ms.is_none();
         self.last_revision = revision;
         self.next = if is_idle { None } else { Some(now.instant + INTERVAL) };
+        if is_pending {
+            return None;
+        }
         let kept = revision.get() - machine.compact_revision().get();
         let mut target = machine.compact_revision();
         // A tenth more than wanted is let grow, so that compactions are few.
@@ -49,7 +57,12 @@ impl Retention {
         }
         let step = Revision(machine.compact_revision().get() + STEP);
         let target = target.min(revision).min(step);
-        (target > machine.compact_revision()).then_some(target)
+        let due = (target > machine.compact_revision()).then_some(target);
+        if let Some(revision) = due {
+            self.asked = revision;
+            self.next = Some(now.instant + INTERVAL);
+        }
+        due
     }
 
     /// When to look next.
