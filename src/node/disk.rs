@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use crate::node::mailbox::Mailbox;
+use tokio::sync::watch;
+
+use crate::node::mailbox::{Mailbox, Told};
 use crate::node::runner::Gauges;
 use crate::replica::Event;
 
@@ -37,13 +39,23 @@ impl Threshold {
 /// Runs until the node stops. Below `reserve` bytes the node accepts no writes as a leader; below
 /// half of that it takes none of another leader either, because the disk counts as full. Between
 /// the two it stays up to date while the disks of the others become low too.
-pub(super) async fn run(data_dir: PathBuf, reserve: u64, gauges: Gauges, mailbox: Mailbox) {
+pub(super) async fn run(
+    data_dir: PathBuf,
+    reserve: u64,
+    gauges: Gauges,
+    mailbox: Mailbox,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut low = Threshold { bytes: reserve, reached: false };
     let mut full = Threshold { bytes: reserve / 2, reached: false };
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // An error: the last handle of the node is gone, and its threads with it.
+            _ = stopped.wait_for(|&stopped| stopped) => return,
+        }
         let Ok(bytes) = free_bytes(&data_dir) else { continue };
         gauges.free_bytes.store(bytes, Ordering::Relaxed);
         gauges.raft_bytes.store(size(&data_dir.join("raft.redb")), Ordering::Relaxed);
@@ -52,12 +64,12 @@ pub(super) async fn run(data_dir: PathBuf, reserve: u64, gauges: Gauges, mailbox
         if is_low != low.reached {
             log(is_low, bytes, reserve);
         }
-        if !tell_low || mailbox.tell(Event::DiskLow { low: is_low }) {
+        if !tell_low || mailbox.tell(Event::DiskLow { low: is_low }) == Told::Taken {
             low.reached = is_low;
         }
         // Repeated while it is full, because the writer says "free" after each write that succeeds.
         let (is_full, tell_full) = full.look(bytes);
-        if !tell_full || mailbox.tell(Event::Disk { full: is_full }) {
+        if !tell_full || mailbox.tell(Event::Disk { full: is_full }) == Told::Taken {
             full.reached = is_full;
         }
     }

@@ -8,9 +8,9 @@ use tokio::sync::{oneshot, watch};
 use crate::base::{Index, Instant, LeaseId, Revision, Span, Token, limits};
 use crate::node::error::Ended;
 use crate::node::hub::Hub;
-use crate::node::mailbox::{Answer, Mail, Mailbox};
+use crate::node::mailbox::{Answer, Mail, Mailbox, Told};
 use crate::node::{Clock, Follower, NodeStatus, Topic, Watcher};
-use crate::replica::{Event, Promise, RequestError, Ticket, View};
+use crate::replica::{Event, Promise, RequestError, Ticket, UnavailableReason, View};
 use crate::state::{IdempotencyKey, Operation, Outcome, QueueName, Refusal};
 use crate::watch::{Cursor, RenderCache, WatchError, WatchRequest};
 
@@ -217,19 +217,26 @@ impl Node {
         let ticket = Ticket(self.shared.tickets.fetch_add(1, Ordering::Relaxed) + 1);
         let (sender, receiver) = oneshot::channel();
         let mailbox = &self.shared.mailbox;
-        mailbox.ask(Mail::Ask(event(ticket), ticket, sender))?;
+        let event = event(ticket);
+        // The sender is dropped without an answer only when the node stops: a write may have been
+        // handed over. What changes nothing is never unknown.
+        let unanswered = match &event {
+            Event::Submit { .. } => RequestError::OutcomeUnknown,
+            _ => RequestError::Unavailable(UnavailableReason::ShuttingDown),
+        };
+        mailbox.ask(Mail::Ask(event, ticket, sender))?;
         let mut guard = Abandon { mailbox, ticket: Some(ticket) };
         let answer = receiver.await;
         guard.ticket = None;
-        // The sender is dropped without an answer only when the node stops: the request may have
-        // been handed over.
-        answer.unwrap_or(Err(RequestError::OutcomeUnknown))
+        answer.unwrap_or(Err(unanswered))
     }
 
     fn pursue(&self, event: Event) {
-        if self.shared.mailbox.tell(event) {
-            return;
+        // When the node has stopped, its end ends everything.
+        if self.shared.mailbox.tell(event) == Told::Dropped {
+            tracing::warn!(
+                "the mailbox of this node is full: something ends by its lease's time only"
+            );
         }
-        tracing::warn!("the mailbox of this node is full: something ends by its lease's time only");
     }
 }

@@ -34,6 +34,17 @@ pub(super) enum Mail {
     Tell(Event),
 }
 
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The mailbox is full.
+    Dropped,
+    /// The node has stopped.
+    Stopped,
+    /// The replica thread will see it.
+    Taken,
+}
+
 /// The sending side; cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Mailbox {
@@ -65,9 +76,15 @@ impl Mailbox {
         is_taken.then_some(()).ok_or(RequestError::Unavailable(UnavailableReason::ShuttingDown))
     }
 
-    /// Sends without waiting, and drops what does not fit; false when it was dropped.
-    pub(super) fn tell(&self, event: Event) -> bool {
-        !self.is_full() && self.send(Mail::Tell(event))
+    /// Sends without waiting, and drops what does not fit.
+    pub(super) fn tell(&self, event: Event) -> Told {
+        if self.is_full() {
+            Told::Dropped
+        } else if self.send(Mail::Tell(event)) {
+            Told::Taken
+        } else {
+            Told::Stopped
+        }
     }
 
     /// Sends whether or not there is room; for threads of their own only. False when the node has
@@ -121,7 +138,7 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mail, Mailbox};
+    use super::{Mail, Mailbox, Told};
     use crate::base::limits;
     use crate::replica::{Event, RequestError};
 
@@ -129,15 +146,15 @@ mod tests {
     fn a_full_mailbox_refuses_callers_and_still_takes_the_word_of_the_disk() {
         let (mailbox, inbox) = Mailbox::new();
         for _ in 0..limits::MAILBOX_EVENTS_MAX {
-            assert!(mailbox.tell(Event::Timeout));
+            assert!(mailbox.tell(Event::Timeout) == Told::Taken);
         }
-        assert!(!mailbox.tell(Event::Timeout));
+        assert!(mailbox.tell(Event::Timeout) == Told::Dropped);
         let refused = mailbox.ask(Mail::Tell(Event::Timeout));
         assert_eq!(refused, Err(RequestError::TooManyRequests));
         assert!(mailbox.tell_always(Event::Saved));
         for _ in 0..2 {
             assert!(inbox.try_receive().is_some());
         }
-        assert!(mailbox.tell(Event::Timeout), "what was received makes room");
+        assert!(mailbox.tell(Event::Timeout) == Told::Taken, "what was received makes room");
     }
 }

@@ -57,6 +57,7 @@ pub(super) fn spawn(
         options.reserve_bytes,
         gauges.clone(),
         mailbox.clone(),
+        shared.stopped.subscribe(),
     ));
     let (writes, write_queue) = mpsc::channel();
     let (saves, save_queue) = mpsc::channel();

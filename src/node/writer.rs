@@ -91,7 +91,10 @@ impl Writer {
                     mailbox.tell_always(Event::Disk { full: false });
                     return Ok(Self { store, path, identity, queue, mailbox, last_write });
                 }
-                Err(StorageError::Full { .. }) => {}
+                Err(StorageError::Full { .. }) => {
+                    // Again, because the saver says "free" after a save that found room.
+                    mailbox.tell_always(Event::Disk { full: true });
+                }
                 Err(error) => return Err(Ended::Storage(error)),
             }
         }
