@@ -76,6 +76,13 @@ impl Intake {
         if pressure.log_full {
             return Err(ForwardRefusal::Overloaded);
         }
+        let key = command.idempotency.as_ref();
+        let is_known = key.map(|key| machine.idempotent_outcome(key).is_some());
+        if is_known == Some(true) {
+            // It changes nothing and repeats what was answered: a refusal would say of a write that
+            // was applied that it was not.
+            return Ok(());
+        }
         if machine.history_bytes() >= pressure.store_bytes_max
             && grows_the_store(&command.operation)
         {
@@ -89,11 +96,7 @@ impl Intake {
         {
             return Err(ForwardRefusal::Overloaded);
         }
-        let is_new_key = command
-            .idempotency
-            .as_ref()
-            .is_some_and(|key| machine.idempotent_outcome(key).is_none());
-        if is_new_key && machine.idempotency_len() >= limits::IDEMPOTENCY_KEYS_MAX {
+        if is_known == Some(false) && machine.idempotency_len() >= limits::IDEMPOTENCY_KEYS_MAX {
             return Err(ForwardRefusal::Overloaded);
         }
         Ok(())
