@@ -6,8 +6,8 @@ use crate::node::mailbox::{Mailbox, Told};
 use crate::peer::Inbound;
 use crate::replica::Event;
 
-/// Runs until `peer/` or the node stops. What does not fit into the mailbox is dropped, as the network might
-/// have.
+/// Runs until `peer/` or the node stops. What does not fit into the mailbox is dropped, as the
+/// network might have.
 pub(super) async fn run(mut inbound: Receiver<Inbound>, mailbox: Mailbox) {
     let mut dropped = 0_u64;
     while let Some(inbound) = inbound.recv().await {

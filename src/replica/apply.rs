@@ -14,6 +14,9 @@ use crate::wire::decode_stamped;
 impl Replica {
     pub(super) fn apply(&mut self, now: Now, entries: Vec<Entry>) {
         let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        if self.stopped {
+            return;
+        }
         let shared = self.shared_view();
         let mut view = Self::view_mut(&shared);
         for entry in entries {
@@ -55,6 +58,7 @@ impl Replica {
         let (wall, command) = match decode_stamped(&owned) {
             Ok(decoded) => decoded,
             Err(error) => {
+                self.stopped = true;
                 self.actions.push(Action::Fatal(format!(
                     "entry {index} of the log cannot be understood ({error}): it was written by a \
                      newer version; upgrade this daemon and start it again"

@@ -11,7 +11,8 @@ use crate::base::{Boot, ClusterId, Instant, LeaseId, NodeId, Rng, Span, WallMill
 use crate::raft::{Member, Membership, Role};
 use crate::replica::{Action, Event, Now, Options, Recovery, Replica, RequestError, Ticket};
 use crate::state::{
-    Acquire, Bind, Condition, Holder, NewLease, Operation, Outcome, Patience, QueueKind, QueueName,
+    Acquire, Bind, Condition, Holder, IdempotencyKey, NewLease, Operation, Outcome, Patience,
+    QueueKind, QueueName,
 };
 use crate::storage::{Cut, Identity, RecoveredLog};
 use crate::wire::{Genesis, PeerMessage};
@@ -28,15 +29,11 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn new(size: u64) -> Self {
+        Self::with(size, &Options::default())
+    }
+
+    pub(super) fn with(size: u64, options: &Options) -> Self {
         let nodes: BTreeSet<NodeId> = (1..=size).map(NodeId).collect();
-        let member = |node: &NodeId| {
-            let member = Member { name: format!("n{node}"), address: format!("n{node}:1") };
-            (*node, member)
-        };
-        let members = nodes.iter().map(member).collect();
-        let membership = Membership::new(nodes.clone(), BTreeSet::new(), BTreeSet::new(), members)
-            .expect("all are voters");
-        let genesis = Genesis { cluster: ClusterId(1), membership };
         let mut cluster = Self {
             replicas: BTreeMap::new(),
             now: Instant::ZERO,
@@ -47,20 +44,10 @@ impl Cluster {
             tickets: 0,
         };
         for node in nodes {
-            let identity =
-                Identity { node, name: format!("n{node}"), cluster_name: "test".to_owned() };
-            let log = RecoveredLog {
-                identity,
-                boot: Boot(1),
-                genesis: Some(genesis.clone()),
-                hard_state: Default::default(),
-                cut: Cut::default(),
-                entries: Vec::new(),
-                marks: Vec::new(),
-            };
+            let log = blank_log(node, size);
             let recovery = Recovery { log, machine: None };
             let rng = Rng::new(node.get());
-            let replica = Replica::recover(recovery, Options::default(), rng, Instant::ZERO)
+            let replica = Replica::recover(recovery, options.clone(), rng, Instant::ZERO)
                 .expect("a fresh log is consistent");
             cluster.replicas.insert(node, replica);
         }
@@ -163,10 +150,20 @@ impl Cluster {
     }
 
     pub(super) fn submit(&mut self, node: NodeId, operation: Operation, timeout: Span) -> Ticket {
+        self.submit_as(node, operation, None, timeout)
+    }
+
+    pub(super) fn submit_as(
+        &mut self,
+        node: NodeId,
+        operation: Operation,
+        idempotency: Option<IdempotencyKey>,
+        timeout: Span,
+    ) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let deadline = self.now + timeout;
-        self.event(node, Event::Submit { ticket, operation, idempotency: None, deadline });
+        self.event(node, Event::Submit { ticket, operation, idempotency, deadline });
         ticket
     }
 
@@ -215,6 +212,27 @@ impl Cluster {
         let view = self.replicas[&node].shared_view();
         let view = view.read().expect("no test panics while it reads");
         view.promises.promise(lease, self.now)
+    }
+}
+
+/// The log of `node` in a new cluster of so many.
+pub(super) fn blank_log(node: NodeId, size: u64) -> RecoveredLog {
+    let nodes: BTreeSet<NodeId> = (1..=size).map(NodeId).collect();
+    let member = |node: &NodeId| {
+        let member = Member { name: format!("n{node}"), address: format!("n{node}:1") };
+        (*node, member)
+    };
+    let members = nodes.iter().map(member).collect();
+    let membership =
+        Membership::new(nodes, BTreeSet::new(), BTreeSet::new(), members).expect("all are voters");
+    RecoveredLog {
+        identity: Identity { node, name: format!("n{node}"), cluster_name: "test".to_owned() },
+        boot: Boot(1),
+        genesis: Some(Genesis { cluster: ClusterId(1), membership }),
+        hard_state: Default::default(),
+        cut: Cut::default(),
+        entries: Vec::new(),
+        marks: Vec::new(),
     }
 }
 

@@ -68,6 +68,9 @@ pub struct Replica {
     pub(super) caught_up: bool,
     pub(super) disk: DiskSpace,
     pub(super) draining: bool,
+    /// An entry could not be understood: nothing is applied any more, and the owner ends the
+    /// process.
+    pub(super) stopped: bool,
     pub(super) actions: Vec<Action>,
     pub(super) published: Published,
 }

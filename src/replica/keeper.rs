@@ -6,15 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Instant, LeaseId, Span, limits};
+use crate::base::{Boot, Instant, LeaseId, Span, limits};
+use crate::replica::requests::first_number;
 use crate::replica::{RequestError, Ticket};
 use crate::wire::{KeepaliveAnswer, KeepaliveRequest};
 
 /// Keepalives that this node has to send, and those under way.
 ///
 /// Invariants:
-/// - A context is never used twice within a boot, so that a late answer confirms only what it
-///   answers.
+/// - A context is never used twice, not by another boot either, so that a late answer confirms only
+///   what it answers.
 /// - The instant that a confirmation counts from lies before the sending.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
@@ -51,6 +52,11 @@ const BEATS_PER_TTL: u64 = 5;
 const FORGET_AFTER: Span = Span::from_secs(30);
 
 impl Keeper {
+    /// The keeper of one boot.
+    pub(super) fn of_boot(boot: Boot) -> Self {
+        Self { contexts_used: first_number(boot), ..Self::default() }
+    }
+
     /// This node's own lease began or ended.
     pub(super) fn set_host(&mut self, host: Option<LeaseId>, now: Instant) {
         if self.host != host {
@@ -143,12 +149,29 @@ impl Keeper {
     }
 
     /// Takes an answer; nothing when it is not to one of ours, or came twice.
-    pub(super) fn answered(&mut self, answer: &KeepaliveAnswer) -> Option<Confirmed> {
+    ///
+    /// The caller of a lease that lives, but of which this node has not heard yet, is not told:
+    /// what it may be promised follows from the lease's time to live. It is asked for again with
+    /// the next [`resend`](Self::resend).
+    pub(super) fn answered(
+        &mut self,
+        answer: &KeepaliveAnswer,
+        is_known: impl Fn(LeaseId) -> bool,
+    ) -> Option<Confirmed> {
         let way = self.under_way.remove(&answer.context)?;
         let is_alive = |lease: &LeaseId| !answer.gone.contains(lease);
         let alive = way.leases.iter().filter(|lease| is_alive(lease)).copied().collect();
-        let waiting = way.callers.iter().filter(|(t, _)| self.deadlines.remove(t).is_some());
-        let callers = waiting.map(|&(ticket, lease)| (ticket, lease, is_alive(&lease))).collect();
+        let is_early = |lease: &LeaseId| is_alive(lease) && !is_known(*lease);
+        let (early, told): (Vec<_>, Vec<_>) =
+            way.callers.iter().copied().partition(|(_, lease)| is_early(lease));
+        let waiting = told.into_iter().filter(|(t, _)| self.deadlines.remove(t).is_some());
+        let callers = waiting.map(|(ticket, lease)| (ticket, lease, is_alive(&lease))).collect();
+        if !early.is_empty() {
+            // Under a context that nobody will answer.
+            self.contexts_used += 1;
+            let way = UnderWay { sent: way.sent, leases: Vec::new(), callers: early };
+            self.under_way.insert(self.contexts_used, way);
+        }
         Some(Confirmed { sent: way.sent, alive, callers })
     }
 
@@ -189,12 +212,12 @@ mod tests {
         assert_eq!(keeper.next_deadline(true), Some(at(2_000)));
 
         let answer = KeepaliveAnswer { context: request.context, gone: vec![LeaseId(7)] };
-        let confirmed = keeper.answered(&answer).expect("it answers ours");
+        let confirmed = keeper.answered(&answer, |_| true).expect("it answers ours");
         assert_eq!(confirmed.alive, vec![LeaseId(1)]);
         assert_eq!(confirmed.sent, at(0), "counted from before the sending");
         let told = vec![(Ticket(10), LeaseId(7), false), (Ticket(11), LeaseId(7), false)];
         assert_eq!(confirmed.callers, told);
-        assert_eq!(keeper.answered(&answer), None, "an answer counts once");
+        assert_eq!(keeper.answered(&answer, |_| true), None, "an answer counts once");
     }
 
     #[test]
@@ -207,6 +230,6 @@ mod tests {
         assert_eq!(again.leases, lost.leases);
         assert!(again.context > lost.context, "a late answer to the first must not count");
         let late = KeepaliveAnswer { context: lost.context, gone: vec![] };
-        assert_eq!(keeper.answered(&late), None);
+        assert_eq!(keeper.answered(&late, |_| true), None);
     }
 }

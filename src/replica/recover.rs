@@ -10,7 +10,7 @@ use crate::replica::core::{DiskSpace, Leadership};
 use crate::replica::intake::Intake;
 use crate::replica::keeper::Keeper;
 use crate::replica::reads::Reads;
-use crate::replica::requests::Requests;
+use crate::replica::requests::{Requests, first_number};
 use crate::replica::retention::Retention;
 use crate::replica::{Options, Promises, Published, Replica, Roster, View};
 use crate::state::{Operation, StateMachine};
@@ -69,7 +69,6 @@ impl Replica {
         let membership = log.cut.membership.clone().unwrap_or(genesis.membership.clone());
         let last = log.entries.last();
         let last = last.map_or((log.cut.term, log.cut.index), |entry| (entry.term, entry.index));
-        let written_term = log.hard_state.term;
         let restored = Restored {
             hard_state: log.hard_state,
             snapshot_index: log.cut.index,
@@ -81,7 +80,7 @@ impl Replica {
         let raft = Raft::new(node, options.raft.clone(), restored, rng, now)?;
         let roster = Roster::member(
             log.identity.cluster_name,
-            Claim { node, boot, standing: standing(&genesis, written_term, last) },
+            Claim { node, boot, standing: standing(&genesis, log.hard_state.term, last) },
             genesis.clone(),
             raft.membership().clone(),
             log.marks,
@@ -98,18 +97,19 @@ impl Replica {
             requests: Requests::new(node, boot),
             reads: Reads::default(),
             intake: Intake::default(),
-            keeper: Keeper::default(),
+            keeper: Keeper::of_boot(boot),
             expiry: None,
             checkpoint: Checkpoint::new(applied, &options),
             retention: Retention::default(),
             unwritten: VecDeque::new(),
             lazy_hard_state: None,
-            written_term,
+            written_term: log.hard_state.term,
             written_last: last,
             durable_last: last,
             writes: 0,
             leadership: Leadership::default(),
-            contexts_used: 0,
+            contexts_used: first_number(boot),
+            stopped: false,
             forward_held_until: None,
             resend_at: None,
             caught_up: false,

@@ -47,6 +47,13 @@ struct Pending {
     refusal: Option<RequestError>,
 }
 
+/// The number below the first that a boot gives to its requests, reads and keepalives. No two boots
+/// share one: what a peer still has to say to the boot before this one, it may say to this one
+/// (`peer/` keeps a few messages for a node that is down), and it must not be taken for an answer.
+pub(super) fn first_number(boot: Boot) -> u64 {
+    boot.get() << 32
+}
+
 /// A request that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Settled {
@@ -61,7 +68,7 @@ impl Requests {
         Self {
             node,
             boot,
-            next: Sequence(1),
+            next: Sequence(first_number(boot)).next(),
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
             deadlines: BTreeSet::new(),
@@ -286,5 +293,36 @@ impl Requests {
             self.tickets.remove(&ticket);
         }
         Some(Settled { ticket: pending.ticket, received: pending.received })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Requests;
+    use crate::base::{Boot, Instant, NodeId, Span};
+    use crate::replica::{RequestError, Ticket};
+    use crate::state::Operation;
+    use crate::wire::ForwardRefusal;
+
+    fn handed_over(boot: u64, deadline: Instant) -> (Requests, crate::wire::ForwardedCommand) {
+        let mut requests = Requests::new(NodeId(1), Boot(boot));
+        let operation = Operation::NodeBooted;
+        requests
+            .submit(Ticket(1), operation, None, Instant::ZERO, deadline)
+            .expect("there is room");
+        let mut taken = requests.take_queued(usize::MAX, Instant::ZERO);
+        let taken = taken.pop().expect("it waited");
+        (requests, taken)
+    }
+
+    #[test]
+    fn a_refusal_meant_for_the_boot_before_makes_nothing_certain() {
+        let deadline = Instant::ZERO + Span::from_secs(1);
+        let (_, before) = handed_over(1, deadline);
+        let (mut requests, _) = handed_over(2, deadline);
+        let refusal = ForwardRefusal::Overloaded;
+        assert_eq!(requests.refused(before.sequence, before.attempt, refusal), None);
+        let unknown = vec![(Ticket(1), RequestError::OutcomeUnknown)];
+        assert_eq!(requests.take_overdue(deadline), unknown, "the attempt may be in the log");
     }
 }

@@ -17,8 +17,8 @@ use crate::wire::{
 /// What one node knows of itself and of the others, as far as a hello is concerned.
 ///
 /// Invariants:
-/// - The boot and the term of a mark never move back, and within a term neither does its last entry:
-///   what a peer has once demonstrably promised is remembered.
+/// - The boot and the term of a mark never move back, and within a term neither does its last
+///   entry: what a peer has once demonstrably promised is remembered.
 /// - The claim tells only what is durable here.
 #[derive(Debug)]
 pub struct Roster {
@@ -179,7 +179,8 @@ impl Roster {
     }
 
     /// A member that was accepted started its `boot`-th boot or a later one, and has seen its term.
-    /// The last entry that it claims is no promise: a leader of that very term may still replace it.
+    /// The last entry that it claims is no promise: a leader of that very term may still replace
+    /// it.
     pub fn mark_boot(&mut self, claim: &Claim) {
         let Standing::Member { term, .. } = claim.standing else { return };
         let (last_term, last_index) = (Term(0), Index(0));

@@ -209,17 +209,18 @@ impl Replica {
 
     /// The leader's word on leases that this node keeps alive.
     pub(super) fn keepalive_answered(&mut self, now: Instant, answer: &KeepaliveAnswer) {
-        let Some(confirmed) = self.keeper.answered(answer) else { return };
         let mut told = Vec::new();
         {
             let mut view = Self::view_mut(&self.view);
+            let is_known = |lease| view.machine.lease(lease).is_some();
+            let Some(confirmed) = self.keeper.answered(answer, is_known) else { return };
             let changed = view.promises.advance(now);
             self.published.promises.extend(changed);
             let View { machine, promises, .. } = &mut *view;
             for &lease in &confirmed.alive {
-                let known = machine.lease(lease);
-                if let Some(lease) = known.filter(|lease| lease.bind == Bind::None) {
-                    promises.keep(lease, confirmed.sent);
+                let Some(known) = machine.lease(lease) else { continue };
+                if known.bind == Bind::None {
+                    promises.keep(known, confirmed.sent);
                 }
                 self.published.promises.extend(promises.confirm(lease, confirmed.sent));
             }

@@ -1,10 +1,11 @@
 //! Whole-node scenarios: what callers are told when leaders change, messages are lost and hosts
 //! vanish.
 
-use crate::base::{LeaseId, NodeId, Span};
-use crate::replica::cluster_test::{Cluster, lease, lock, put};
-use crate::replica::{Event, PromiseState, RequestError};
-use crate::state::{Bind, Operation, Outcome, Refusal};
+use crate::base::{Index, Instant, LeaseId, NodeId, Rng, Span, Term};
+use crate::raft::{Entry, HardState, Payload};
+use crate::replica::cluster_test::{Cluster, blank_log, lease, lock, put};
+use crate::replica::{Action, Event, Options, PromiseState, Recovery, Replica, RequestError};
+use crate::state::{Bind, IdempotencyKey, Operation, Outcome, Refusal};
 
 const TIMEOUT: Span = Span::from_secs(5);
 
@@ -284,4 +285,191 @@ fn a_draining_node_refuses_new_requests_and_answers_those_under_way() {
     cluster.settle();
     assert!(matches!(cluster.answer(node, before), Some(Ok(_))));
     assert!(matches!(cluster.answer(node, after), Some(Err(RequestError::Unavailable(_)))));
+}
+
+fn has_lease(cluster: &Cluster, node: NodeId, lease: LeaseId) -> bool {
+    let view = cluster.replicas[&node].shared_view();
+    let view = view.read().expect("no test panics while it reads");
+    view.machine.lease(lease).is_some()
+}
+
+#[test]
+fn a_compaction_that_cannot_be_applied_is_asked_for_once() {
+    let options = Options { history_revisions: 10, ..Options::default() };
+    let mut cluster = Cluster::with(3, &options);
+    let leader = cluster.elect();
+    for number in 0..30 {
+        cluster.submit(leader, put("k", &number.to_string()), TIMEOUT);
+    }
+    cluster.settle();
+    cluster.event(leader, Event::Disk { full: true });
+    cluster.advance(Span::from_secs(10));
+    let pending = cluster.replicas[&leader].status().pending;
+    assert!(pending <= 1, "{pending} requests wait, all of them for the same compaction");
+    cluster.event(leader, Event::Disk { full: false });
+    cluster.advance(Span::from_secs(2));
+    let view = cluster.replicas[&leader].shared_view();
+    let view = view.read().expect("no panic");
+    let kept = view.machine.revision().get() - view.machine.compact_revision().get();
+    assert_eq!(kept, 10, "space freed, history forgotten");
+}
+
+#[test]
+fn a_lease_is_not_called_gone_by_a_node_that_has_not_heard_of_it_yet() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let (late, ttl) = (cluster.another_than(leader), Span::from_secs(10));
+    cluster.paused.insert(late);
+    let grant = Operation::GrantLease(lease(ttl, Bind::None));
+    let ticket = cluster.submit(leader, grant, TIMEOUT);
+    cluster.settle();
+    let lease = granted(cluster.answer(leader, ticket));
+    cluster.paused.remove(&late);
+    // The leader's answer comes before the entries that the node lacks.
+    let kept = cluster.keepalive(late, lease, TIMEOUT);
+    cluster.settle();
+    let told = cluster.answer(late, kept).is_some();
+    assert_eq!(told, cluster.promise(late, lease).is_some(), "told alive, and for how long");
+    cluster.advance(Span::from_secs(1));
+    assert!(matches!(cluster.answer(late, kept), Some(Ok(Outcome::Done { .. }))));
+    assert!(cluster.promise(late, lease).is_some(), "confirmed through this node");
+}
+
+#[test]
+fn a_retry_under_its_key_through_another_node_repeats_the_answer_even_when_the_store_is_full() {
+    let options = Options { store_bytes_max: 500, ..Options::default() };
+    let mut cluster = Cluster::with(3, &options);
+    let leader = cluster.elect();
+    let other = cluster.another_than(leader);
+    let key = || Some(IdempotencyKey { uid: 0, key: "once".to_owned() });
+    let value = "v".repeat(1_000);
+    let first = cluster.submit_as(leader, put("k", &value), key(), TIMEOUT);
+    cluster.settle();
+    assert!(matches!(cluster.answer(leader, first), Some(Ok(Outcome::Put { version: 1, .. }))));
+    let fresh = cluster.submit(other, put("k", &value), TIMEOUT);
+    let again = cluster.submit_as(other, put("k", &value), key(), TIMEOUT);
+    cluster.settle();
+    assert_eq!(cluster.answer(other, fresh), Some(&Err(RequestError::QuotaExceeded)));
+    assert_eq!(cluster.answer(other, again), cluster.answer(leader, first), "applied once");
+}
+
+#[test]
+fn a_lease_renewed_through_one_node_is_ended_by_the_next_leader_after_its_promise() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    let node = cluster.another_than(old);
+    let ttl = Span::from_secs(8);
+    let grant = Operation::GrantLease(lease(ttl, Bind::None));
+    let ticket = cluster.submit(old, grant, TIMEOUT);
+    cluster.settle();
+    let lease = granted(cluster.answer(old, ticket));
+    cluster.advance(Span::from_secs(7));
+    let kept = cluster.keepalive(node, lease, TIMEOUT);
+    cluster.settle();
+    assert!(matches!(cluster.answer(node, kept), Some(Ok(Outcome::Done { .. }))));
+    cluster.isolate(old);
+    let mut lost_at = None;
+    let mut gone_at = None;
+    for _ in 0..150 {
+        cluster.advance(Span::from_millis(100));
+        let promise = cluster.promise(node, lease);
+        if promise.is_some_and(|promise| promise.state == PromiseState::Lost) {
+            lost_at = lost_at.or(Some(cluster.now));
+        }
+        assert!(has_lease(&cluster, old, lease), "a leader without a quorum ended a lease");
+        if !has_lease(&cluster, node, lease) {
+            gone_at = gone_at.or(Some(cluster.now));
+        }
+    }
+    let (lost_at, gone_at) = (lost_at.expect("told"), gone_at.expect("ended"));
+    assert!(lost_at < gone_at, "told lost at {lost_at}, gone at {gone_at}");
+    cluster.heal();
+    cluster.advance(Span::from_secs(2));
+    assert!(!has_lease(&cluster, old, lease), "the old leader learns of it");
+}
+
+#[test]
+fn a_read_through_a_follower_while_the_leader_changes_sees_what_the_next_leader_committed() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect();
+    let mut others = cluster.replicas.keys().copied().filter(|&node| node != old);
+    let (reader, writer) = (others.next().expect("three"), others.next().expect("three"));
+    // The old leader gets the question, and nobody hears the old leader.
+    cluster.cut.extend([(old, reader), (old, writer), (writer, old)]);
+    let read = cluster.read(reader, TIMEOUT);
+    cluster.settle();
+    assert_eq!(cluster.answer(reader, read), None, "nothing confirms the old leader");
+    let mut before = cluster.now;
+    let write = cluster.submit(writer, put("k", "new"), TIMEOUT);
+    while cluster.answer(writer, write).is_none() {
+        cluster.advance(Span::from_millis(10));
+        assert!(cluster.now.since(before) < TIMEOUT, "two of three elect and commit");
+    }
+    before = cluster.now;
+    let late = cluster.read(reader, TIMEOUT);
+    // The old leader's answers, if it has any, come now.
+    cluster.heal();
+    while cluster.answer(reader, late).is_none() {
+        cluster.advance(Span::from_millis(10));
+        assert!(cluster.now.since(before) < TIMEOUT, "there is a leader");
+    }
+    assert!(matches!(cluster.answer(reader, late), Some(Ok(_))));
+    assert_eq!(cluster.value(reader, "k").as_deref(), Some(b"new".as_slice()));
+    assert!(matches!(cluster.answer(reader, read), Some(Ok(_))), "asked again of the new leader");
+}
+
+#[test]
+fn a_refusal_does_not_speak_for_an_earlier_attempt() {
+    let options = Options { store_bytes_max: 500, ..Options::default() };
+    let mut cluster = Cluster::with(5, &options);
+    let old = cluster.elect();
+    let node = cluster.another_than(old);
+    // The old leader takes the request into its log and can tell nobody.
+    cluster.isolate(old);
+    cluster.isolate(node);
+    cluster.cut.remove(&(node, old));
+    let request = cluster.submit(node, put("k", "1"), Span::from_secs(20));
+    cluster.settle();
+    cluster.isolate(old);
+    cluster.advance(Span::from_secs(4));
+    let new = cluster.leader().expect("three of five elect");
+    assert!(new != old && new != node, "{new} leads");
+    let fill = cluster.submit(new, put("big", &"v".repeat(1_000)), TIMEOUT);
+    cluster.settle();
+    assert!(matches!(cluster.answer(new, fill), Some(Ok(_))));
+    // The node finds the new leader, which has no space for it.
+    cluster.heal();
+    cluster.isolate(old);
+    cluster.advance(Span::from_secs(4));
+    assert_eq!(cluster.answer(node, request), None, "the first attempt may still be applied");
+    cluster.advance(Span::from_secs(20));
+    assert_eq!(cluster.answer(node, request), Some(&Err(RequestError::OutcomeUnknown)));
+    let refused = cluster.submit(node, put("k", "2"), TIMEOUT);
+    cluster.settle();
+    assert_eq!(cluster.answer(node, refused), Some(&Err(RequestError::QuotaExceeded)));
+}
+
+#[test]
+fn an_entry_of_a_newer_version_stops_the_node_with_a_sentence_and_applies_nothing_after_it() {
+    let mut log = blank_log(NodeId(1), 1);
+    let entry = |index, payload| Entry { term: Term(1), index: Index(index), payload };
+    log.entries = vec![
+        entry(1, Payload::Command(bytes::Bytes::from_static(b"\xff\xff\xff"))),
+        entry(2, Payload::Empty),
+    ];
+    log.hard_state = HardState { term: Term(1), vote: None, commit: Index(2) };
+    let mut options = Options::default();
+    // Each entry is handed out by itself.
+    options.raft.inflight_bytes_max = 1;
+    let recovery = Recovery { log, machine: None };
+    let mut replica = Replica::recover(recovery, options, Rng::new(1), Instant::ZERO)
+        .expect("the log is consistent");
+    let wall = crate::base::WallMillis(1);
+    let actions = replica.poll(crate::replica::Now { instant: Instant::ZERO, wall });
+    let fatal =
+        |action: &&Action| matches!(action, Action::Fatal(reason) if reason.contains("upgrade"));
+    assert_eq!(actions.iter().filter(fatal).count(), 1);
+    let view = replica.shared_view();
+    let applied = view.read().expect("no panic").machine.applied_index();
+    assert_eq!(applied, Index(0));
 }
