@@ -75,7 +75,14 @@ impl Node {
                 node: log.identity.node,
                 seeds: options.seeds.clone(),
             };
-            let genesis = bootstrap::run(&newcomer, &tls, &gate, Rng::new(random())).await?;
+            let genesis = match bootstrap::run(&newcomer, &tls, &gate, Rng::new(random())).await {
+                Ok(genesis) => genesis,
+                Err(error) => {
+                    // Whoever starts it again finds the port free.
+                    links.shutdown().await;
+                    return Err(error);
+                }
+            };
             raft_store.set_genesis(&genesis)?;
             tracing::info!(cluster = %genesis.cluster, "this node belongs to a cluster now");
             log.genesis = Some(genesis);

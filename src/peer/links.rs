@@ -138,7 +138,8 @@ pub struct Links {
 }
 
 struct Tasks {
-    listener: JoinHandle<()>,
+    /// None once it was told to end.
+    listener: Option<JoinHandle<()>>,
     dialers: BTreeMap<String, JoinHandle<()>>,
     /// Dialers of removed targets that may still be writing.
     leaving: BTreeMap<String, JoinHandle<()>>,
@@ -224,6 +225,7 @@ impl Links {
         let runtime = Handle::current();
         let listener = runtime.spawn(listener::run(Arc::clone(&shared), socket));
         let (dialers, leaving) = (BTreeMap::new(), BTreeMap::new());
+        let listener = Some(listener);
         let tasks = Mutex::new(Tasks { listener, dialers, leaving, rng });
         Ok(Links { shared, runtime, local_addr, tasks })
     }
@@ -304,14 +306,19 @@ impl Links {
     pub async fn shutdown(&self) {
         let ending: Vec<JoinHandle<()>> = {
             let mut tasks = lock(&self.tasks);
-            tasks.listener.abort();
+            let listener = tasks.listener.take();
+            if let Some(listener) = &listener {
+                listener.abort();
+            }
             for peer in lock(&self.shared.peers).values() {
                 peer.outbox.close();
             }
             let dialers = std::mem::take(&mut tasks.dialers);
             let leaving = std::mem::take(&mut tasks.leaving);
             let finishing = dialers.into_values().map(|task| self.runtime.spawn(finish(task)));
-            leaving.into_values().chain(finishing.collect::<Vec<_>>()).collect()
+            // The port is free only when the listener has gone.
+            let finishing = finishing.collect::<Vec<_>>();
+            leaving.into_values().chain(finishing).chain(listener).collect()
         };
         for task in ending {
             // Bounded by `finish`; a panic of a dialer has been reported by the runtime.
@@ -323,7 +330,9 @@ impl Links {
 impl Drop for Links {
     fn drop(&mut self) {
         let tasks = lock(&self.tasks);
-        tasks.listener.abort();
+        if let Some(listener) = &tasks.listener {
+            listener.abort();
+        }
         for task in tasks.dialers.values().chain(tasks.leaving.values()) {
             task.abort();
         }
