@@ -289,7 +289,9 @@ mod tests {
         let mut roster = roster();
         assert_eq!(says(&mut roster, claim(2, 1, 3, (2, 50))), Ok(NodeId(2)));
         roster.mark_promise(NodeId(2), Term(3), (Term(3), Index(60)));
-        // It votes in term 4 before anything is replaced, and says so in a hello.
+        let replaced = HelloAnswer::Accepted { version: 1, claim: claim(2, 2, 4, (2, 51)) };
+        assert_eq!(roster.accept_answer("n2", &replaced), Ok(NodeId(2)), "heard of at once");
+        // Or it votes in term 4 before anything is replaced, and says so in a hello first.
         assert_eq!(says(&mut roster, claim(2, 1, 4, (3, 60))), Ok(NodeId(2)));
         assert_eq!(says(&mut roster, claim(2, 2, 4, (2, 51))), Ok(NodeId(2)));
         roster.mark_promise(NodeId(2), Term(4), (Term(2), Index(51)));
