@@ -274,6 +274,10 @@ impl Cluster {
         }
         self.say(format!("n{} goes on", self.nodes[node].id));
         self.nodes[node].paused = false;
+        if let Some(process) = &mut self.nodes[node].process {
+            // A poll that was planned has found the process stopped.
+            process.poll_planned = false;
+        }
         for event in std::mem::take(&mut self.nodes[node].inbox) {
             self.handle(node, event);
         }
