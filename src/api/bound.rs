@@ -2,25 +2,19 @@
 //!
 //! A guard ([`Owned`]) ends its lease or leaves its place when it is dropped. The requests that
 //! make them run in tasks of their own, so that a caller who goes while one is under way leaves
-//! nothing behind: the answer finds nobody, and its guard is dropped. When the outcome of such a
-//! request was never learnt, a sweep looks for leases that no connection owns. How a lease is ended
-//! over changes of leader is decided in `replica/`.
+//! nothing behind: the answer finds nobody, and its guard is dropped. How a lease is ended over
+//! changes of leader is decided in `replica/`, which also ends one whose request was answered as
+//! unknown and applied later: nobody here will ever hear of it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::base::{LeaseId, Span, Token};
 use crate::node::Node;
 use crate::replica::RequestError;
-use crate::state::{Bind, Holder, IdempotencyKey, Operation, Outcome, QueueName};
-
-/// How often the sweep looks. A lease must be found ownerless twice in a row to be ended, so that
-/// an answer on its way to its owner is never taken for one without.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+use crate::state::{Holder, IdempotencyKey, Operation, Outcome, QueueName};
 
 /// Everything that ends with connections of this server.
 pub(super) struct Bound {
@@ -29,9 +23,7 @@ pub(super) struct Bound {
 
 struct Shared {
     node: Node,
-    stop: watch::Receiver<bool>,
     owners: Mutex<Owners>,
-    sweeping: AtomicBool,
 }
 
 /// How many guards there are of each: two requests with one lease, or one `Idempotency-Key`, are
@@ -57,9 +49,8 @@ enum What {
 
 impl Bound {
     /// Nothing yet.
-    pub(super) fn new(node: Node, stop: watch::Receiver<bool>) -> Self {
-        let owners = Mutex::default();
-        Self { shared: Arc::new(Shared { node, stop, owners, sweeping: AtomicBool::new(false) }) }
+    pub(super) fn new(node: Node) -> Self {
+        Self { shared: Arc::new(Shared { node, owners: Mutex::default() }) }
     }
 
     /// Submits an operation that makes something which ends with the connection, and the guard of
@@ -75,9 +66,6 @@ impl Bound {
         tokio::spawn(async move {
             let claim = Claim::of(&operation);
             let result = shared.node.submit(operation, idempotency, timeout).await;
-            if result == Err(RequestError::OutcomeUnknown) && claim.is_lease() {
-                shared.clone().sweep();
-            }
             let owned = result.map(|outcome| {
                 let owned = shared.own(claim.made_by(&outcome));
                 (outcome, owned)
@@ -104,10 +92,6 @@ impl Claim {
             },
             _ => Self::Lease,
         }
-    }
-
-    fn is_lease(&self) -> bool {
-        matches!(self, Self::Lease)
     }
 
     fn made_by(self, outcome: &Outcome) -> What {
@@ -142,43 +126,6 @@ impl Shared {
         }
         drop(owners);
         Owned { shared: self.clone(), what }
-    }
-
-    /// Looks for leases without an owner from now on, as long as the server runs: a write whose
-    /// outcome was not learnt may be applied much later.
-    fn sweep(self: Arc<Self>) {
-        if self.sweeping.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        tokio::spawn(async move {
-            let mut stop = self.stop.clone();
-            let mut suspects = BTreeSet::new();
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(SWEEP_INTERVAL) => {}
-                    _ = stop.wait_for(|stopped| *stopped) => return,
-                }
-                let found = self.ownerless();
-                for lease in found.intersection(&suspects) {
-                    self.node.end_lease(*lease);
-                }
-                suspects = found;
-            }
-        });
-    }
-
-    /// The leases of this boot that are bound to connections of which none is there.
-    fn ownerless(&self) -> BTreeSet<LeaseId> {
-        let replica = &self.node.status().replica;
-        let view = self.node.view();
-        let owners = self.owners();
-        let mine = view.machine.leases().filter(|lease| {
-            lease.bind == Bind::Connection
-                && lease.node == replica.node
-                && lease.boot == replica.boot
-                && !owners.leases.contains_key(&lease.id)
-        });
-        mine.map(|lease| lease.id).collect()
     }
 }
 

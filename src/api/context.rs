@@ -111,7 +111,7 @@ impl Drop for StreamSlot {
 impl Context {
     /// The context of a server.
     pub(super) fn new(node: Node, options: Options, stop: watch::Receiver<bool>) -> Self {
-        let bound = Bound::new(node.clone(), stop.clone());
+        let bound = Bound::new(node.clone());
         Self { node, options, bound, stop, streams: AtomicUsize::new(0) }
     }
 

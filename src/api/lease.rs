@@ -13,8 +13,8 @@ use crate::api::types::{
     LeaseMessage, LeaseState, LeaseView, LeasesAnswer, RevokeAnswer,
 };
 use crate::base::{LeaseId, Revision, Span, limits};
-use crate::node::{Consistency, Follower, NodeStatus, Topic};
-use crate::replica::{Promise, PromiseState, View};
+use crate::node::{Follower, NodeStatus, Topic};
+use crate::replica::{Promise, PromiseState};
 use crate::state::{Bind, Lease, NewLease, Operation, Outcome};
 
 use super::answer::{Stamp, json, stamp};
@@ -129,13 +129,7 @@ pub(super) async fn keepalive(
     if promise.state == PromiseState::Lost {
         return Err(Fault::lease_not_found());
     }
-    // The lease may be newer than what this node has applied; the leader knows it.
-    let known = |view: &View| view.machine.lease(lease).map(|lease| lease.ttl);
-    let mut ttl = known(&context.node.view());
-    if ttl.is_none() {
-        context.node.barrier(Consistency::Linearizable, timeout).await?;
-        ttl = known(&context.node.view());
-    }
+    let ttl = context.node.view().machine.lease(lease).map(|lease| lease.ttl);
     let answer = KeepaliveAnswer {
         lease: HexId(lease.get()),
         ttl_ms: ttl.ok_or_else(Fault::lease_not_found)?.as_millis(),
