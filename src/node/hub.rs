@@ -128,12 +128,6 @@ impl Hub {
             }
         }
     }
-
-    /// How many watch streams and followers there are.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        let waiting = self.waiting();
-        (waiting.watchers.len(), waiting.followers.values().map(BTreeMap::len).sum())
-    }
 }
 
 /// One watch stream: a place in the shared history. Costs the node nothing while nobody asks it.

@@ -3,8 +3,9 @@
 //! Bounded by `limits::MAILBOX_EVENTS_MAX`. Senders are the callers' tasks, the inbound task, the
 //! disk task, and the writer and saver threads; the receiver is the replica thread. Full means: a
 //! caller is refused, and a peer's message is dropped (Raft sends again); the few words of the two
-//! disk threads, each of which has one write or save under way, always find room. Closed means that
-//! the node has stopped.
+//! disk threads, each of which has one write or save under way, and the end of what a connection
+//! owned, of which there is no more than there are streams, always find room. Closed means that the
+//! node has stopped.
 //!
 //! The bound is a count beside a channel without one: the bounded channel of the standard library
 //! makes room for all of it at once, which was half of the memory of an idle daemon.
@@ -87,8 +88,8 @@ impl Mailbox {
         }
     }
 
-    /// Sends whether or not there is room; for threads of their own only. False when the node has
-    /// stopped.
+    /// Sends whether or not there is room; only for what is few by its nature. False when the node
+    /// has stopped.
     pub(super) fn tell_always(&self, event: Event) -> bool {
         self.send(Mail::Tell(event))
     }
