@@ -11,8 +11,8 @@ use crate::base::{Boot, ClusterId, Instant, LeaseId, NodeId, Rng, Span, WallMill
 use crate::raft::{Member, Membership, Role};
 use crate::replica::{Action, Event, Now, Options, Recovery, Replica, RequestError, Ticket};
 use crate::state::{
-    Acquire, Bind, Condition, Holder, IdempotencyKey, NewLease, Operation, Outcome, Patience,
-    QueueKind, QueueName,
+    Acquire, Bind, Condition, Holder, IdempotencyKey, Lease, NewLease, Operation, Outcome,
+    Patience, QueueKind, QueueName,
 };
 use crate::storage::{Cut, Identity, RecoveredLog};
 use crate::wire::{Genesis, PeerMessage};
@@ -258,4 +258,22 @@ pub(super) fn lock(name: &str, ttl: Span) -> Operation {
         value: Bytes::new(),
         patience: Patience::Wait,
     })
+}
+
+/// A lease as the state machine would hold it, for the tests of tables that only read leases.
+pub(super) fn lease_record(id: u64, ttl: Span, bind: Bind, parent: Option<u64>) -> Lease {
+    Lease {
+        id: LeaseId(id),
+        ttl,
+        bind,
+        parent: parent.map(LeaseId),
+        node: NodeId(1),
+        boot: Boot(1),
+        pid: None,
+        uid: 0,
+        info: String::new(),
+        generation: 1,
+        owned_by_place: false,
+        keys: BTreeSet::new(),
+    }
 }

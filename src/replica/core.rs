@@ -254,15 +254,6 @@ impl Replica {
         }
     }
 
-    /// How long a lease has left on this node's clock, when this node leads.
-    pub fn lease_remaining(
-        &self,
-        lease: crate::base::LeaseId,
-        now: Instant,
-    ) -> Option<crate::base::Span> {
-        self.expiry.as_ref()?.remaining(lease, now)
-    }
-
     pub(super) fn view(&self) -> RwLockReadGuard<'_, View> {
         // A reader that panicked has changed nothing, and the writer's panics end the process.
         self.view.read().unwrap_or_else(PoisonError::into_inner)
@@ -350,8 +341,12 @@ impl Replica {
     }
 
     fn end_overdue(&mut self, now: Instant) {
-        let changed = Self::view_mut(&self.view).promises.advance(now);
-        self.published.promises.extend(changed);
+        // Readers are held up only when there is something to change.
+        let due = self.view().promises.next_deadline();
+        if due.is_some_and(|due| due <= now) {
+            let changed = Self::view_mut(&self.view).promises.advance(now);
+            self.published.promises.extend(changed);
+        }
         let has_leader = self.raft.leader().is_some();
         let mut answers = self.requests.take_overdue(now);
         answers.extend(self.reads.take_overdue(has_leader, now));

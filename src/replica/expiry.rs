@@ -94,11 +94,6 @@ impl ExpiryTable {
         self.due.first().map(|&(at, _)| at)
     }
 
-    /// How long the lease has left on this leader's clock.
-    pub(super) fn remaining(&self, lease: LeaseId, now: Instant) -> Option<Span> {
-        self.entries.get(&lease).map(|timed| self.end_of(timed).since(now))
-    }
-
     /// A lease under a host's lease lives on with every keepalive of the host: it ends its own time
     /// after the later of its own renewal and the host's.
     fn end_of(&self, timed: &Timed) -> Instant {
@@ -110,27 +105,14 @@ impl ExpiryTable {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::ExpiryTable;
-    use crate::base::{Boot, Instant, LeaseId, NodeId, Span};
+    use crate::base::{Instant, LeaseId, Span};
+    use crate::replica::cluster_test::lease_record;
     use crate::state::{Bind, Lease};
 
     fn lease(id: u64, ttl: u64, parent: Option<u64>) -> Lease {
-        Lease {
-            id: LeaseId(id),
-            ttl: Span::from_secs(ttl),
-            bind: if parent.is_some() { Bind::Connection } else { Bind::None },
-            parent: parent.map(LeaseId),
-            node: NodeId(1),
-            boot: Boot(1),
-            pid: None,
-            uid: 0,
-            info: String::new(),
-            generation: 1,
-            owned_by_place: false,
-            keys: BTreeSet::new(),
-        }
+        let bind = if parent.is_some() { Bind::Connection } else { Bind::None };
+        lease_record(id, Span::from_secs(ttl), bind, parent)
     }
 
     fn at(secs: u64) -> Instant {

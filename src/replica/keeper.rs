@@ -4,7 +4,7 @@
 //! lease (DESIGN.md). What a confirmation allows to be promised is decided by `promises.rs`, what
 //! the leader makes of a keepalive by `intake.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{Boot, Instant, LeaseId, Span, limits};
 use crate::replica::requests::first_number;
@@ -17,6 +17,7 @@ use crate::wire::{KeepaliveAnswer, KeepaliveRequest};
 /// - A context is never used twice, not by another boot either, so that a late answer confirms only
 ///   what it answers.
 /// - The instant that a confirmation counts from lies before the sending.
+/// - `due` holds exactly the callers of `deadlines`.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     host: Option<LeaseId>,
@@ -24,7 +25,9 @@ pub(super) struct Keeper {
     queued: Vec<(Ticket, LeaseId)>,
     under_way: BTreeMap<u64, UnderWay>,
     contexts_used: u64,
+    /// The callers that wait, and the same by when their time is up.
     deadlines: BTreeMap<Ticket, Instant>,
+    due: BTreeSet<(Instant, Ticket)>,
 }
 
 #[derive(Debug)]
@@ -82,6 +85,7 @@ impl Keeper {
     pub(super) fn queue(&mut self, ticket: Ticket, lease: LeaseId, deadline: Instant) {
         self.queued.push((ticket, lease));
         self.deadlines.insert(ticket, deadline);
+        self.due.insert((deadline, ticket));
     }
 
     /// The callers whose time is up. A keepalive is not a write: nothing is unknown about it that
@@ -92,8 +96,13 @@ impl Keeper {
         now: Instant,
     ) -> Vec<(Ticket, RequestError)> {
         let error = if has_leader { RequestError::Timeout } else { RequestError::NoLeader };
-        let overdue = self.deadlines.extract_if(.., |_, deadline| *deadline <= now);
-        let answers: Vec<_> = overdue.map(|(ticket, _)| (ticket, error)).collect();
+        let mut answers = Vec::new();
+        while let Some(&(deadline, ticket)) = self.due.first()
+            && deadline <= now
+        {
+            self.forget(ticket);
+            answers.push((ticket, error));
+        }
         if !answers.is_empty() {
             self.queued.retain(|(ticket, _)| self.deadlines.contains_key(ticket));
         }
@@ -164,7 +173,7 @@ impl Keeper {
         let is_early = |lease: &LeaseId| is_alive(lease) && !is_known(*lease);
         let (early, told): (Vec<_>, Vec<_>) =
             way.callers.iter().copied().partition(|(_, lease)| is_early(lease));
-        let waiting = told.into_iter().filter(|(t, _)| self.deadlines.remove(t).is_some());
+        let waiting = told.into_iter().filter(|&(ticket, _)| self.forget(ticket));
         let callers = waiting.map(|(ticket, lease)| (ticket, lease, is_alive(&lease))).collect();
         if !early.is_empty() {
             // Under a context that nobody will answer.
@@ -179,7 +188,13 @@ impl Keeper {
     /// time is up.
     pub(super) fn next_deadline(&self, has_leader: bool) -> Option<Instant> {
         let host = self.host_due.filter(|_| has_leader);
-        host.into_iter().chain(self.deadlines.values().copied()).min()
+        host.into_iter().chain(self.due.first().map(|&(deadline, _)| deadline)).min()
+    }
+
+    /// The caller waits no more. False when it did not wait.
+    fn forget(&mut self, ticket: Ticket) -> bool {
+        let Some(deadline) = self.deadlines.remove(&ticket) else { return false };
+        self.due.remove(&(deadline, ticket))
     }
 
     fn pace(shortest_ttl: Option<Span>) -> Span {

@@ -223,27 +223,13 @@ impl Promises {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::{PromiseState, Promises};
-    use crate::base::{Boot, Instant, LeaseId, NodeId, Span};
+    use crate::base::{Instant, LeaseId, Span};
+    use crate::replica::cluster_test::lease_record;
     use crate::state::{Bind, Lease};
 
     fn lease(id: u64, bind: Bind, parent: Option<u64>) -> Lease {
-        Lease {
-            id: LeaseId(id),
-            ttl: Span::from_secs(8),
-            bind,
-            parent: parent.map(LeaseId),
-            node: NodeId(1),
-            boot: Boot(1),
-            pid: None,
-            uid: 0,
-            info: String::new(),
-            generation: 1,
-            owned_by_place: false,
-            keys: BTreeSet::new(),
-        }
+        lease_record(id, Span::from_secs(8), bind, parent)
     }
 
     fn at(millis: u64) -> Instant {
