@@ -54,7 +54,12 @@ impl Configurations {
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &(Index, Membership)> {
+    /// The log begins anew after `index`, with this configuration: no other is known any more.
+    pub(super) fn restart(&mut self, index: Index, membership: Membership) {
+        *self = Self::new(index, membership);
+    }
+
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &(Index, Membership)> {
         self.list.iter()
     }
 }

@@ -237,28 +237,6 @@ impl Raft {
         follower.deadline = follower.deadline.min(self.now + wait);
     }
 
-    /// How far the log may be cut: everything up to here is applied and durable here, and durable
-    /// on every member as far as the leader has told. Whoever leads next can still serve every
-    /// member.
-    pub fn compactable(&self) -> Index {
-        self.known_by_all().min(self.applied).min(self.log.durable())
-    }
-
-    /// Forgets the log up to `index` and remembers its term. Panics when `index` is not yet applied
-    /// or not yet durable here. A member that lacks something up to `index` can no longer be fed:
-    /// ask [`compactable`](Raft::compactable) first.
-    ///
-    /// Returns what must be remembered of the point that the log starts after from now on: its term
-    /// and the configuration in force there.
-    pub fn compact(&mut self, index: Index) -> (Term, Membership) {
-        let applied = self.applied;
-        assert!(index <= applied, "compaction to {index} beyond the applied index {applied}");
-        self.log.compact(index);
-        self.configurations.compact(index);
-        let (_, oldest) = self.configurations.iter().next().expect("one is always in force");
-        (self.log.start_term(), oldest.clone())
-    }
-
     /// The first index that is still held, or would be.
     pub fn first_index(&self) -> Index {
         self.log.first_index()

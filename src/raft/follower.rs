@@ -125,6 +125,12 @@ impl Raft {
             self.send(from, body);
             return;
         }
+        self.claim_after_persist(from, matched);
+    }
+
+    /// Claims `matched` once everything that was decided so far is durable.
+    pub(super) fn claim_after_persist(&mut self, from: NodeId, matched: Index) {
+        let body = Body::AppendAccepted { matched };
         // Several appends of one turn need one answer: the furthest.
         let term = self.term;
         if let Some(last) = self.out.messages_after_persist.last_mut()

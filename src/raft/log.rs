@@ -171,6 +171,38 @@ impl Log {
         self.start_term = term;
     }
 
+    /// The highest index that may go so that at most `entries` and `bytes` stay; no higher than
+    /// `limit`, and looked for no further.
+    pub(super) fn beyond(&self, entries: u64, bytes: u64, limit: Index) -> Index {
+        let mut index = self.start_index;
+        let (mut count, mut sum) = (self.entries.len() as u64, self.bytes);
+        for entry in &self.entries {
+            if entry.index > limit || (count <= entries && sum <= bytes) {
+                break;
+            }
+            index = entry.index;
+            count -= 1;
+            sum -= entry.size_bytes() as u64;
+        }
+        index
+    }
+
+    /// The state at `index`, an entry that is held, is durable by itself: the log begins after it,
+    /// whether or not the entries were written.
+    pub(super) fn begin_after(&mut self, index: Index, term: Term) {
+        assert_eq!(self.term_at(index), Some(term), "the log does not hold {index} of term {term}");
+        self.handed = self.handed.max(index);
+        self.durable = self.durable.max(index);
+        self.compact(index);
+    }
+
+    /// The log begins anew, empty, after the state at `index`.
+    pub(super) fn restart_after(&mut self, index: Index, term: Term) {
+        let start = self.start_index;
+        assert!(index > start, "a log that begins after {start} would begin after {index}");
+        *self = Self::restored(index, term, Vec::new());
+    }
+
     /// The entries that were not given out to be written yet; they count as given out now.
     pub(super) fn hand_out(&mut self) -> Vec<Entry> {
         let from = self.offset(self.handed.next());

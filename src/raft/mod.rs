@@ -47,6 +47,10 @@
 //! - Out comes [`ready`](Raft::ready), after any number of inputs and while
 //!   [`has_ready`](Raft::has_ready). The more inputs before it, the larger the batches. What each
 //!   field allows, and after what, is said at [`Ready`].
+//! - A member that the log can no longer help is named in [`Ready::snapshots`]. The owner says when
+//!   a state is on its way ([`snapshot_started`](Raft::snapshot_started)) and when that is over
+//!   ([`snapshot_ended`](Raft::snapshot_ended)); on the receiver, [`install`](Raft::install) when
+//!   the state is durable.
 //! - Back come [`persisted`](Raft::persisted) when a write is durable and
 //!   [`applied`](Raft::applied) when entries are. Further `Ready`s may be taken meanwhile; their
 //!   writes keep their order.
@@ -91,6 +95,7 @@ mod ready;
 mod replication;
 mod restored;
 mod roles;
+mod snapshot;
 mod status;
 
 pub use self::core::{ProposeError, Proposed, Raft};
@@ -102,6 +107,7 @@ pub use options::Options;
 pub use read::ReadError;
 pub use ready::{HardState, PersistToken, ReadState, Ready};
 pub use restored::{RestoreError, Restored};
+pub use snapshot::{LogStart, Retain};
 pub use status::{Progress, ProgressState, Role, Status};
 
 #[cfg(test)]

@@ -32,6 +32,11 @@ enum FeedState {
         /// When the probe went out that is not answered yet.
         sent: Option<Instant>,
     },
+    /// It lacks entries that are gone, and gets nothing until it has the state at `index`.
+    Snapshot {
+        /// Nothing until one is on its way.
+        index: Option<Index>,
+    },
     Replicate {
         inflight: VecDeque<Inflight>,
         bytes: usize,
@@ -82,6 +87,7 @@ impl Feed {
     pub(super) fn is_paused(&self, options: &Options) -> bool {
         match &self.state {
             FeedState::Probe { sent } => sent.is_some(),
+            FeedState::Snapshot { .. } => true,
             FeedState::Replicate { inflight, bytes, .. } => {
                 inflight.len() >= options.inflight_messages_max
                     || *bytes >= options.inflight_bytes_max
@@ -96,6 +102,7 @@ impl Feed {
         self.told_commit = self.told_commit.max(commit.min(last));
         match &mut self.state {
             FeedState::Probe { sent } => *sent = Some(now),
+            FeedState::Snapshot { .. } => panic!("{last} was sent to a member without a snapshot"),
             FeedState::Replicate { inflight, bytes, moved } => {
                 if last >= next {
                     assert!(last > matched, "sent {last}, which is matched: {matched}");
@@ -110,16 +117,20 @@ impl Feed {
         }
     }
 
-    /// It has everything up to `index`, durably. Whether anything was learned.
-    pub(super) fn accepted(&mut self, index: Index, now: Instant) -> bool {
+    /// It has everything up to `index`, durably; the log holds what follows `start`. Whether
+    /// anything was learned.
+    pub(super) fn accepted(&mut self, index: Index, start: Index, now: Instant) -> bool {
         if index < self.matched || (index == self.matched && !self.is_probing()) {
             return false;
         }
         self.matched = index;
         self.next = self.next.max(index.next());
         match &mut self.state {
-            FeedState::Probe { .. } => {
-                // What the probe carried beyond `index` was not taken: it is sent again.
+            // It has not come far enough to be fed from the log.
+            FeedState::Snapshot { .. } if index < start => {}
+            // What a probe carried beyond `index` was not taken: it is sent again. A snapshot may
+            // have been older than the one on its way (RELIABILITY C11).
+            FeedState::Probe { .. } | FeedState::Snapshot { .. } => {
                 self.next = index.next();
                 let inflight = VecDeque::new();
                 self.state = FeedState::Replicate { inflight, bytes: 0, moved: now };
@@ -139,7 +150,7 @@ impl Feed {
     /// The append after `prev_index` did not fit, and `hint` is the highest index at which the logs
     /// may agree. Whether the rejection was news: late ones are recognised and change nothing.
     pub(super) fn rejected(&mut self, prev_index: Index, hint: Index) -> bool {
-        if prev_index <= self.matched {
+        if prev_index <= self.matched || matches!(self.state, FeedState::Snapshot { .. }) {
             return false;
         }
         if !self.is_probing() {
@@ -171,6 +182,7 @@ impl Feed {
                 }
                 lost
             }
+            FeedState::Snapshot { .. } => false,
             FeedState::Replicate { inflight, moved, .. } => {
                 let Some(newest) = inflight.back() else { return false };
                 let silence = now.since(*moved);
@@ -194,7 +206,7 @@ impl Feed {
     /// It has been silent for an election timeout: what is in flight is given up, so that it holds
     /// no window, and it is probed again once it answers a heartbeat.
     pub(super) fn gave_no_answer(&mut self, now: Instant) {
-        if !self.is_probing() {
+        if matches!(self.state, FeedState::Replicate { .. }) {
             self.probe_from_matched();
             self.state = FeedState::Probe { sent: Some(now) };
         }
@@ -205,12 +217,48 @@ impl Feed {
         self.next <= log.start_index()
     }
 
+    /// It is cut off, and answers: from now on it waits for a snapshot. False when it does already,
+    /// or is not there.
+    pub(super) fn await_snapshot(&mut self, now: Instant, election_timeout: Span) -> bool {
+        let waits = matches!(self.state, FeedState::Snapshot { .. });
+        if waits || !self.is_active(now, election_timeout) {
+            return false;
+        }
+        self.state = FeedState::Snapshot { index: None };
+        true
+    }
+
+    /// The state at `index` is on its way to it.
+    pub(super) fn snapshot_started(&mut self, index: Index) {
+        if let FeedState::Snapshot { index: on_its_way } = &mut self.state {
+            *on_its_way = Some(index);
+        }
+    }
+
+    /// The state that is on its way to it.
+    pub(super) fn snapshot_index(&self) -> Option<Index> {
+        match self.state {
+            FeedState::Snapshot { index } => index,
+            FeedState::Probe { .. } | FeedState::Replicate { .. } => None,
+        }
+    }
+
+    /// The snapshot arrived or was given up: a probe behind it finds out which.
+    pub(super) fn snapshot_ended(&mut self, last_index: Index) {
+        if let FeedState::Snapshot { index } = self.state {
+            let arrived = index.unwrap_or(self.matched).max(self.matched).min(last_index);
+            self.next = arrived.next();
+            self.state = FeedState::Probe { sent: None };
+        }
+    }
+
     /// What is shown of it.
     pub(super) fn progress(&self, log: &Log, now: Instant, options: &Options) -> Progress {
         Progress {
             state: match self.state {
                 FeedState::Probe { .. } => ProgressState::Probe,
                 FeedState::Replicate { .. } => ProgressState::Replicate,
+                FeedState::Snapshot { .. } => ProgressState::Snapshot,
             },
             matched: self.matched,
             next: self.next,

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::base::{Index, Instant, NodeId, ReadContext, Rng, Span, Term};
 use crate::raft::{
-    Body, Campaign, Entry, HardState, Member, Membership, Message, Options, PersistToken, Raft,
-    Ready, Restored, Role, check,
+    Body, Campaign, Entry, HardState, LogStart, Member, Membership, Message, Options, PersistToken,
+    Raft, Ready, Restored, Retain, Role, check,
 };
 
 /// What survives a crash.
@@ -21,10 +21,15 @@ struct Disk {
     start_term: Term,
     base: Membership,
     log: Vec<Entry>,
+    /// A state that was installed, until the log begins after it.
+    installing: Option<LogStart>,
 }
 
 impl Disk {
-    fn write(&mut self, hard_state: Option<HardState>, entries: &[Entry]) {
+    fn write(&mut self, hard_state: Option<HardState>, cut: Option<&LogStart>, entries: &[Entry]) {
+        if let Some(point) = cut {
+            self.begin_after(point);
+        }
         if let Some(hard_state) = hard_state {
             assert!(hard_state.term >= self.hard_state.term, "the durable term goes back");
             if hard_state.term == self.hard_state.term && self.hard_state.vote.is_some() {
@@ -47,6 +52,18 @@ impl Disk {
         self.log.get(index.since(self.start.next()) as usize)
     }
 
+    fn begin_after(&mut self, point: &LogStart) {
+        if self.entry(point.index).is_some_and(|entry| entry.term == point.term) {
+            self.log.retain(|entry| entry.index > point.index);
+        } else {
+            self.log.clear();
+        }
+        (self.start, self.start_term) = (point.index, point.term);
+        self.base = point.membership.clone();
+        self.hard_state.term = self.hard_state.term.max(point.term);
+        self.installing = None;
+    }
+
     fn compact(&mut self, index: Index) {
         while self.start < index {
             let entry = self.log.remove(0);
@@ -59,6 +76,7 @@ impl Disk {
 struct Write {
     token: PersistToken,
     hard_state: Option<HardState>,
+    cut: Option<LogStart>,
     entries: Vec<Entry>,
     messages: Vec<Message>,
 }
@@ -84,6 +102,9 @@ struct World {
     nodes: BTreeMap<NodeId, Node>,
     network: Vec<Message>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Snapshots on their way: sender, its term, receiver.
+    snapshots: Vec<(NodeId, Term, NodeId, LogStart)>,
+    installs: u64,
     /// Election safety.
     leaders: BTreeMap<Term, NodeId>,
     /// Vote uniqueness, over restarts.
@@ -134,6 +155,7 @@ impl World {
                 start_term: Term(0),
                 base: base.clone(),
                 log: Vec::new(),
+                installing: None,
             };
             let node_state = Node {
                 raft: None,
@@ -154,6 +176,8 @@ impl World {
             nodes,
             network: Vec::new(),
             cut: BTreeSet::new(),
+            snapshots: Vec::new(),
+            installs: 0,
             leaders: BTreeMap::new(),
             grants: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -176,6 +200,9 @@ impl World {
     fn start(&mut self, id: NodeId) {
         let rng = self.rng.fork();
         let node = self.nodes.get_mut(&id).unwrap();
+        if let Some(point) = node.disk.installing.take() {
+            node.disk.begin_after(&point);
+        }
         let restored = Restored {
             hard_state: node.disk.hard_state,
             snapshot_index: node.disk.start,
@@ -198,7 +225,7 @@ impl World {
         };
         let node = self.nodes.get_mut(&id).unwrap();
         for write in node.writes.drain(..).take(survivors) {
-            node.disk.write(write.hard_state, &write.entries);
+            node.disk.write(write.hard_state, write.cut.as_ref(), &write.entries);
         }
         node.durable.clear();
         node.raft = None;
@@ -271,7 +298,11 @@ impl World {
         let ready = raft.ready();
         check(raft);
         let Ready { token, hard_state, must_sync, entries, messages, committed, .. } = ready;
+        let (cut, snapshots) = (ready.cut, ready.snapshots);
         assert!(must_sync || entries.is_empty(), "entries that need no sync");
+        for to in snapshots {
+            self.start_snapshot(id, to);
+        }
         for message in messages {
             self.post(message);
         }
@@ -282,7 +313,7 @@ impl World {
             assert_eq!(self.committed.get(&entry.index), Some(entry), "applied, not committed");
         }
         let messages = ready.messages_after_persist;
-        node.writes.push_back(Write { token, hard_state, entries, messages });
+        node.writes.push_back(Write { token, hard_state, cut, entries, messages });
         for read in ready.reads {
             let least = node.reads.remove(&read.context).expect("each read is answered once");
             assert!(read.index >= least, "a read sees {}, but {least} was known", read.index);
@@ -296,7 +327,7 @@ impl World {
     fn write_one(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(write) = node.writes.pop_front() else { return };
-        node.disk.write(write.hard_state, &write.entries);
+        node.disk.write(write.hard_state, write.cut.as_ref(), &write.entries);
         node.durable.push(write.token);
         for message in write.messages {
             self.post(message);
@@ -405,12 +436,69 @@ impl World {
         raft.applied(node.applied);
         let durable = raft.status().persisted.min(node.applied);
         node.saved = node.saved.max(durable);
-        let cut = raft.compactable().min(node.saved);
+        // The state on disk is ahead of the log: nothing may be cut by the old one.
+        if node.disk.installing.is_some() {
+            return;
+        }
+        let retain = Retain { entries: 6, bytes: 1_000 };
+        let cut = raft.compactable(retain).min(node.saved);
         if cut > node.disk.start && node.writes.is_empty() {
             raft.compact(cut);
             node.disk.compact(cut);
             check(raft);
         }
+    }
+
+    /// What `from` has saved travels to `to`, if it was not cut off itself since.
+    fn start_snapshot(&mut self, from: NodeId, to: NodeId) {
+        let node = self.nodes.get_mut(&from).unwrap();
+        let Some(raft) = node.raft.as_mut() else { return };
+        let point = raft.log_start(node.saved).expect("the log is cut behind the saved state only");
+        raft.snapshot_started(to, point.index);
+        let term = raft.term();
+        self.snapshots.push((from, term, to, point));
+    }
+
+    /// One of the snapshots arrives, or is lost; some arrive twice and late.
+    fn end_snapshot(&mut self, lossy: bool) {
+        if self.snapshots.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.snapshots.len() as u64) as usize;
+        let (from, term, to, point) = self.snapshots[at].clone();
+        if !lossy || !self.rng.chance(1, 8) {
+            self.snapshots.remove(at);
+        }
+        if !lossy || !self.rng.chance(1, 4) {
+            self.install(term, to, point, lossy);
+        }
+        if self.nodes[&from].raft.as_ref().is_some_and(|raft| raft.term() == term) {
+            self.act(from, |raft, now| raft.snapshot_ended(now, to));
+        }
+    }
+
+    fn install(&mut self, term: Term, to: NodeId, point: LogStart, lossy: bool) {
+        let node = self.nodes.get_mut(&to).unwrap();
+        let Some(raft) = node.raft.as_ref() else { return };
+        // As `replica/` does: nothing of a leader that this node does not know yet, or of one that
+        // was deposed.
+        if raft.term() != term || raft.commit() >= point.index || node.disk.installing.is_some() {
+            return;
+        }
+        let entry = self.committed.get(&point.index).expect("what travels is committed");
+        assert_eq!(entry.term, point.term, "a snapshot of another history");
+        node.saved = point.index;
+        node.disk.installing = Some(point.clone());
+        if lossy && self.rng.chance(1, 6) {
+            self.crash(to);
+            return;
+        }
+        let index = point.index;
+        let mut installed = false;
+        self.act(to, |raft, now| installed = raft.install(now, point));
+        assert!(installed, "the commit index did not reach {index}");
+        self.nodes.get_mut(&to).unwrap().applied = index;
+        self.installs += 1;
     }
 
     fn partition(&mut self) {
@@ -449,7 +537,8 @@ impl World {
                 self.propose(leader);
             }
             940..965 => self.read(id),
-            965..980 => self.save_and_compact(id),
+            965..977 => self.save_and_compact(id),
+            977..980 => self.end_snapshot(true),
             980..985 => self.partition(),
             985..990 => {
                 let peer = self.any();
@@ -494,6 +583,7 @@ impl World {
                     self.write_one(id);
                     self.tell_persisted(id);
                 }
+                self.end_snapshot(false);
                 for _ in 0..self.network.len() {
                     self.deliver(false);
                 }
@@ -542,7 +632,7 @@ fn run(seed: u64, steps: u64) -> World {
 /// RELIABILITY 2A, R1 to R17, over random schedules. The seed of a failing run is printed.
 #[test]
 fn what_must_always_hold_holds_in_random_runs() {
-    let (mut committed, mut served, mut terms, mut crashes) = (0, 0, 0, 0);
+    let (mut committed, mut served, mut terms, mut crashes, mut installs) = (0, 0, 0, 0, 0);
     for seed in 0..100 {
         let run = std::panic::catch_unwind(|| run(seed, 10_000));
         let Ok(world) = run else { panic!("the run of seed {seed} fails; see above") };
@@ -550,12 +640,14 @@ fn what_must_always_hold_holds_in_random_runs() {
         served += world.served;
         terms += world.leaders.len();
         crashes += world.crashes;
+        installs += world.installs;
     }
     // A run in which nothing happens proves nothing.
     assert!(committed > 8_000, "only {committed} entries committed");
     assert!(served > 1_500, "only {served} reads served");
     assert!(terms > 300, "only {terms} terms had a leader");
     assert!(crashes > 1_000, "only {crashes} crashes");
+    assert!(installs > 100, "only {installs} states installed");
 }
 
 /// The same seed twice gives the same history, or no failure could be looked into.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::base::{Index, Instant, NodeId, ReadContext, Term};
 use crate::raft::roles::State;
-use crate::raft::{Entry, Message, Raft};
+use crate::raft::{Entry, LogStart, Message, Raft};
 
 /// What must survive a crash besides the log (paper, figure 2: persistent state).
 ///
@@ -72,6 +72,13 @@ pub struct Ready {
     /// Reads that were asked for and will not be answered: the role or leader changed, or there is
     /// none. The asker may ask again.
     pub reads_aborted: Vec<ReadContext>,
+    /// Members that need what the log no longer holds: they need a snapshot. Each is named once
+    /// until `Raft::snapshot_ended` is called for it.
+    pub snapshots: Vec<NodeId>,
+    /// A state was installed: on disk the log shall begin after this point, and nothing of it but
+    /// `entries` shall follow, unless it already holds the point itself. To be written in the same
+    /// atomic write, before the entries.
+    pub cut: Option<LogStart>,
 }
 
 impl Ready {
@@ -84,6 +91,8 @@ impl Ready {
             && self.committed.is_empty()
             && self.reads.is_empty()
             && self.reads_aborted.is_empty()
+            && self.snapshots.is_empty()
+            && self.cut.is_none()
     }
 }
 
@@ -141,6 +150,13 @@ impl Writes {
         }
     }
 
+    /// The state at `index` was installed: nothing up to it is applied any more, and a write under
+    /// way of entries beyond it proves nothing about what will stand there.
+    pub(super) fn begin_after(&mut self, index: Index) {
+        self.applying = index;
+        self.truncate_from(index.next());
+    }
+
     /// Panics, with values, when an invariant does not hold.
     pub(super) fn check(&self, log_last: Index) {
         let mut before = PersistToken::default();
@@ -185,7 +201,7 @@ impl Raft {
         let voted = (before.term, before.vote) != (hard_state.term, hard_state.vote);
         ready.hard_state = (hard_state != before).then_some(hard_state);
         ready.entries = self.log.hand_out();
-        ready.must_sync = voted || !ready.entries.is_empty();
+        ready.must_sync = voted || !ready.entries.is_empty() || ready.cut.is_some();
         ready.committed = self.hand_out_committed();
         self.writes.hard_state = hard_state;
         if ready.must_sync {

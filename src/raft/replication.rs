@@ -44,11 +44,11 @@ impl Raft {
 
     /// `from` holds everything up to `matched`, durably.
     pub(super) fn append_accepted(&mut self, from: NodeId, matched: Index) {
-        let (now, last) = (self.now, self.log.last_index());
+        let (now, last, start) = (self.now, self.log.last_index(), self.log.start_index());
         let Some(feed) = self.feed(from) else { return };
         feed.heard(now);
         // Beyond our own log there is nothing that it can have from us.
-        if matched > last || !feed.accepted(matched, now) {
+        if matched > last || !feed.accepted(matched, start, now) {
             return;
         }
         self.set_dirty();
@@ -75,6 +75,8 @@ impl Raft {
         let Some(feed) = leader.feeds.get_mut(&from) else { return };
         feed.heard(now);
         leader.dirty |= feed.heartbeat_answered(last_index, now, &self.options);
+        // It may have been away when it was cut off.
+        leader.dirty |= feed.is_cut_off(&self.log) && feed.snapshot_index().is_none();
         self.round_answered(from, round);
     }
 
@@ -153,6 +155,9 @@ impl Raft {
         let (now, commit, last_index) = (*now, *commit, log.last_index());
         for (member, feed) in &mut leader.feeds {
             if feed.is_cut_off(log) {
+                if feed.await_snapshot(now, options.election_timeout) {
+                    out.snapshots.push(*member);
+                }
                 continue;
             }
             let mut nothing_sent = true;

@@ -18,7 +18,9 @@
 //! - `slow N` holds the writes of `N` until `write N` makes the oldest durable and sends what
 //!   waited for it; `persisted N TOKEN` reports it later when `slow N silent` was used; `fast N`.
 //! - `propose N words..`, `read N context`, `lost N peer`, `crash N`, `restart N`, `compact N
-//!   index`.
+//!   index`, `compactable N [entries]`.
+//! - `snapshot FROM TO` starts a snapshot of what `FROM` has applied; `saved TO` makes it durable
+//!   at `TO` and `install TO [at=..]` says so to its core; `ended FROM TO` ends it at the sender.
 //! - `send FROM TO term=.. KIND ..` forges a message. `status`, `log N`, `progress N`, `network`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,8 +32,8 @@ use goldenscript::ArgumentConsumer;
 
 use crate::base::{Index, Instant, NodeId, ReadContext, Rng, Span, Term};
 use crate::raft::{
-    AppendRejection, Body, Campaign, Entry, HardState, Member, Membership, Message, Options,
-    Payload, PersistToken, Raft, Ready, Restored, check,
+    AppendRejection, Body, Campaign, Entry, HardState, LogStart, Member, Membership, Message,
+    Options, Payload, PersistToken, Raft, Ready, Restored, Retain, check,
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -39,6 +41,10 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 struct Machine {
     raft: Option<Raft>,
     disk: Restored,
+    /// In the saved state, and not in the log yet.
+    installing: Option<LogStart>,
+    /// Snapshots that are on their way here.
+    arriving: Vec<LogStart>,
     held: VecDeque<Ready>,
     slow: bool,
     silent: bool,
@@ -186,6 +192,7 @@ impl Script {
                 })
             }
             "send" => self.forge(args),
+            "snapshot" | "saved" | "install" | "ended" => self.snapshot(name, args),
             "status" | "log" | "progress" | "network" | "compactable" => self.look(name, args),
             _ => Err(format!("no such command: {name}").into()),
         }
@@ -245,7 +252,9 @@ impl Script {
 
     fn place(&mut self, node: NodeId, disk: Restored) -> Outcome<()> {
         let (held, shown) = (VecDeque::new(), (String::new(), Index(0)));
-        let machine = Machine { raft: None, disk, held, slow: false, silent: false, shown };
+        let (installing, arriving) = (None, Vec::new());
+        let (slow, silent) = (false, false);
+        let machine = Machine { raft: None, disk, installing, arriving, held, slow, silent, shown };
         self.machines.insert(node, machine);
         self.start(node)
     }
@@ -253,6 +262,9 @@ impl Script {
     fn start(&mut self, node: NodeId) -> Outcome<()> {
         let (now, options) = (self.now, self.options.clone());
         let machine = self.machine(node)?;
+        if let Some(point) = machine.installing.take() {
+            begin_after(&mut machine.disk, &point);
+        }
         let raft = Raft::new(node, options, machine.disk.clone(), Rng::new(node.0), now)?;
         machine.shown = (role(&raft), raft.commit());
         machine.raft = Some(raft);
@@ -302,6 +314,9 @@ impl Script {
         if ready.must_sync {
             let slow = self.machine(node)?.slow;
             let mut line = format!("{node}: {}", if slow { "writes" } else { "wrote" });
+            if let Some(cut) = &ready.cut {
+                write!(line, " cut={}@{}", cut.index, cut.term)?;
+            }
             if let Some(hard_state) = ready.hard_state {
                 let vote = hard_state.vote.map_or("-".to_string(), |vote| vote.to_string());
                 write!(line, " term={} vote={vote}", hard_state.term)?;
@@ -316,6 +331,9 @@ impl Script {
         }
         for entry in &ready.committed {
             writeln!(self.out, "{node}: applies {}", show_entry(entry))?;
+        }
+        for member in &ready.snapshots {
+            writeln!(self.out, "{node}: {member} needs a snapshot")?;
         }
         for read in &ready.reads {
             writeln!(self.out, "{node}: read {} may be served at {}", read.context, read.index)?;
@@ -343,6 +361,10 @@ impl Script {
         let Some(ready) = machine.held.pop_front() else { return Ok(false) };
         if let Some(hard_state) = ready.hard_state {
             machine.disk.hard_state = hard_state;
+        }
+        if let Some(point) = &ready.cut {
+            begin_after(&mut machine.disk, point);
+            machine.installing = None;
         }
         if let Some(first) = ready.entries.first() {
             machine.disk.entries.retain(|entry| entry.index < first.index);
@@ -496,7 +518,11 @@ impl Script {
         let raft = self.raft(node)?;
         let mut out = String::new();
         match name {
-            "compactable" => writeln!(out, "{node}: up to {}", raft.compactable())?,
+            "compactable" => {
+                let entries = args.next_pos().map_or(Ok(u64::MAX), str::parse)?;
+                let retain = Retain { entries, bytes: u64::MAX };
+                writeln!(out, "{node}: up to {}", raft.compactable(retain))?;
+            }
             "log" => {
                 let status = raft.status();
                 for index in (status.first_index.0..=status.last_index.0).map(Index) {
@@ -525,6 +551,57 @@ impl Script {
         Ok(())
     }
 
+    fn snapshot(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Outcome<()> {
+        let node = id(args)?;
+        match name {
+            "snapshot" => {
+                let to = id(args)?;
+                let raft = self.raft(node)?;
+                let point = raft.log_start(raft.status().applied).ok_or("nothing to send")?;
+                let voters: Vec<String> =
+                    point.membership.voters().iter().map(ToString::to_string).collect();
+                let (index, term) = (point.index, point.term);
+                self.act(node, |raft, _| raft.snapshot_started(to, index))?;
+                let voters = voters.join("/");
+                writeln!(self.out, "{node}→{to} snapshot {index}@{term} voters={voters}")?;
+                self.machine(to)?.arriving.push(point);
+                Ok(())
+            }
+            "ended" => {
+                let to = id(args)?;
+                self.act(node, |raft, now| raft.snapshot_ended(now, to))
+            }
+            "saved" => {
+                let machine = self.machine(node)?;
+                let point = machine.arriving.last().cloned().ok_or("nothing has arrived")?;
+                machine.disk.applied = machine.disk.applied.max(point.index);
+                machine.installing = Some(point);
+                Ok(())
+            }
+            _ => {
+                let at: usize = args.take_key("at").map_or(Ok(1), str::parse)?;
+                let machine = self.machine(node)?;
+                if machine.arriving.len() < at {
+                    return Err("nothing has arrived".into());
+                }
+                let point = machine.arriving.remove(at - 1);
+                let (index, term) = (point.index, point.term);
+                let mut installed = false;
+                self.act(node, |raft, now| installed = raft.install(now, point.clone()))?;
+                let what = if installed { "installed" } else { "already there" };
+                self.out.insert_str(0, &format!("{node}: {index}@{term} {what}\n"));
+                if installed {
+                    let machine = self.machine(node)?;
+                    machine.disk.applied = machine.disk.applied.max(index);
+                    if machine.held.iter().any(|ready| ready.cut.is_some()) {
+                        machine.installing = Some(point);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
     fn machine(&mut self, node: NodeId) -> Outcome<&mut Machine> {
         self.machines.get_mut(&node).ok_or_else(|| format!("no node {node}").into())
     }
@@ -532,6 +609,19 @@ impl Script {
     fn raft(&mut self, node: NodeId) -> Outcome<&mut Raft> {
         self.machine(node)?.raft.as_mut().ok_or_else(|| "it is down".into())
     }
+}
+
+/// What storage does with the log on disk when a state was installed.
+fn begin_after(disk: &mut Restored, point: &LogStart) {
+    let mut entries = disk.entries.iter();
+    if entries.any(|entry| (entry.index, entry.term) == (point.index, point.term)) {
+        disk.entries.retain(|entry| entry.index > point.index);
+    } else {
+        disk.entries.clear();
+    }
+    (disk.snapshot_index, disk.snapshot_term) = (point.index, point.term);
+    disk.membership = point.membership.clone();
+    disk.hard_state.term = disk.hard_state.term.max(point.term);
 }
 
 fn restored(membership: Membership) -> Restored {
@@ -627,7 +717,7 @@ fn show(message: &Message) -> String {
 fn scripts_print_what_was_committed() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft/testscripts");
     let mut scripts = 0;
-    for group in ["append", "commit", "election", "membership", "read"] {
+    for group in ["append", "commit", "election", "membership", "read", "snapshot"] {
         let mut paths: Vec<_> =
             std::fs::read_dir(root.join(group)).unwrap().map(|file| file.unwrap().path()).collect();
         paths.sort();

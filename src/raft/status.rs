@@ -27,6 +27,8 @@ pub enum ProgressState {
     Probe,
     /// Streams entries.
     Replicate,
+    /// Waits until the member has a snapshot: the log no longer holds what it lacks.
+    Snapshot,
 }
 
 /// What a leader knows of one member.
@@ -40,8 +42,8 @@ pub struct Progress {
     pub next: Index,
     /// Whether it answered within the last election timeout.
     pub recent_active: bool,
-    /// Whether it needs entries that the leader's log no longer holds. Such a member is held in
-    /// `Probe` and gets heartbeats only.
+    /// Whether it needs entries that the leader's log no longer holds. Such a member gets
+    /// heartbeats only, until it has a snapshot.
     pub cut_off: bool,
 }
 

@@ -4,6 +4,7 @@
 //! every member has it: a member that comes back after a long time is still served from the log.
 
 use crate::base::{Index, Instant};
+use crate::raft::Retain;
 use crate::replica::{Action, Now, Options, Replica};
 use crate::state::RowChange;
 use crate::storage::Cut;
@@ -104,7 +105,9 @@ impl Replica {
         {
             self.actions.push(Action::Save(changes));
         }
-        let up_to = self.checkpoint.saved.min(self.raft.compactable());
+        // What members that are behind lack is kept without a bound: no snapshots travel.
+        let retain = Retain { entries: u64::MAX, bytes: u64::MAX };
+        let up_to = self.checkpoint.saved.min(self.raft.compactable(retain));
         let first = self.raft.first_index();
         if up_to.since(first.previous()) >= CUT_ENTRIES_MIN {
             let (term, membership) = self.raft.compact(up_to);

@@ -21,6 +21,7 @@ pub(super) struct Unwritten {
 
 impl Replica {
     pub(super) fn carry_out(&mut self, now: Now, ready: Ready) {
+        assert!(ready.cut.is_none(), "nobody installs a state");
         for message in ready.messages {
             self.send(message.to, PeerMessage::Raft(message));
         }
