@@ -25,6 +25,8 @@ enum Command {
         #[arg(long, default_value = "/etc/quorumd/quorumd.yaml")]
         config: PathBuf,
     },
+    /// Look at a stopped node's data, or go on with it alone when the quorum is lost for good
+    Recover(daemon::RecoverOptions),
     /// Run a cluster of processes on loopback, to try things and for tests
     Dev(daemon::DevOptions),
     /// Print the version
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Run { config, exit_with_parent } => daemon::run(&config, exit_with_parent),
         Command::Check { config } => daemon::check(&config),
         Command::Dev(options) => daemon::dev(&options),
+        Command::Recover(options) => daemon::recover(&options),
         Command::Version => daemon::version(),
     }
     .into()

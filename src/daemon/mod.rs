@@ -5,6 +5,8 @@
 //! node, local socket, in this order, so that what can be refused is refused before anything is
 //! touched. Stopping goes the other way. `check` does the first part of it and starts nothing.
 //!
+//! `quorumd recover` opens the files of a node that does not run, and starts nothing.
+//!
 //! `quorumd dev` starts several ordinary daemons as processes of their own. What it needs on disk
 //! is made in `dev_files`, from a plan that is written once; `dev` only starts, watches and stops
 //! processes. A node of such a cluster knows nothing of it, but that it ends when its parent does
@@ -16,6 +18,7 @@ mod dev_files;
 mod exit;
 mod notify;
 mod parent;
+mod recover;
 mod run;
 mod signals;
 mod sockets;
@@ -26,4 +29,5 @@ mod dev_files_test;
 pub use check::check;
 pub use dev::{DevOptions, dev};
 pub use exit::{ExitCode, version};
+pub use recover::{RecoverOptions, recover};
 pub use run::run;

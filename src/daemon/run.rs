@@ -91,7 +91,7 @@ fn raise_descriptor_limit(config: &Config) {
 
 /// Makes the data directory and keeps every other daemon out of it. The databases in it are locked
 /// too, but only once they are opened: this refuses before the socket and the port are touched.
-fn lock_data_dir(data_dir: &Path) -> Result<File, Failure> {
+pub(super) fn lock_data_dir(data_dir: &Path) -> Result<File, Failure> {
     dev_files::make_directory(data_dir)?;
     let path = data_dir.join("lock");
     let mut file = File::options()

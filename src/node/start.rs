@@ -1,6 +1,6 @@
 //! The order in which a node starts: directory, files, links, identity, replica, threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::node::threads::{Stores, spawn};
 use crate::node::{Clock, Node};
 use crate::peer::Links;
 use crate::pki::TlsConfigs;
+use crate::raft::Payload;
 use crate::replica::{Bootstrap, Recovery, Replica, Roster, Seed};
 use crate::state::{Row, StateMachine};
 use crate::storage::{Identity, RaftStore, RecoveredLog, StateStore, check};
@@ -57,9 +58,7 @@ impl Node {
         let path = options.data_dir.join("raft.redb");
         let (mut raft_store, mut log) = RaftStore::open_path(&path, fresh)?;
         check_identity(&options, &log)?;
-        let voters = options.seeds.iter().filter(|(_, seed)| seed.voter);
-        let voters = voters.map(|(name, _)| name.clone()).collect();
-        let (gate, mut refused) = Gate::new(first_roster(&options, &log), voters);
+        let (gate, mut refused) = Gate::new(first_roster(&options, &log), voters(&options, &log));
         let (inbound_sender, inbound) = tokio::sync::mpsc::channel(INBOUND_MAX);
         let link_options =
             crate::peer::Options::new(&options.cluster_name, &options.name, random());
@@ -126,6 +125,24 @@ fn check_identity(options: &Options, log: &RecoveredLog) -> Result<(), StartErro
         node: identity.name.clone(),
         cluster: identity.cluster_name.clone(),
     })
+}
+
+/// The names of the voters, as far as this node knows: those listed at first, later the members.
+/// After `quorumd recover` a list in the configuration may name what is no member any more, and
+/// what such a node says of the cluster's identity counts for nothing.
+fn voters(options: &Options, log: &RecoveredLog) -> BTreeSet<String> {
+    let Some(genesis) = &log.genesis else {
+        let voters = options.seeds.iter().filter(|(_, seed)| seed.voter);
+        return voters.map(|(name, _)| name.clone()).collect();
+    };
+    let newest = log.entries.iter().rev().find_map(|entry| match &entry.payload {
+        Payload::Membership(membership) => Some(membership),
+        Payload::Command(_) | Payload::Empty => None,
+    });
+    let membership = newest.or(log.cut.membership.as_ref()).unwrap_or(&genesis.membership);
+    let members = membership.members().iter();
+    let voters = members.filter(|(node, _)| membership.is_voter(**node));
+    voters.map(|(_, member)| member.name.clone()).collect()
 }
 
 fn first_roster(options: &Options, log: &RecoveredLog) -> Roster {

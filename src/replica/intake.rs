@@ -175,7 +175,8 @@ fn grows_the_store(operation: &Operation) -> bool {
         | Operation::GrantLease(_)
         | Operation::NodeBooted
         | Operation::Release { .. }
-        | Operation::RevokeLeases { .. } => false,
+        | Operation::RevokeLeases { .. }
+        | Operation::StartEpoch => false,
     }
 }
 

@@ -56,6 +56,7 @@ mod routing;
 #[cfg(test)]
 mod scenario_test;
 mod status;
+mod survivor;
 mod view;
 
 pub use action::{Action, Published};
@@ -67,6 +68,7 @@ pub use promises::{Promise, PromiseState, Promises};
 pub use recover::{RecoverError, Recovery};
 pub use roster::Roster;
 pub use status::{MemberStatus, ReplicaStatus, RequestError, UnavailableReason};
+pub use survivor::{Held, Part, Survivor};
 pub use view::View;
 
 /// Its status speaks of the role that raft plays.

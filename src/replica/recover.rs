@@ -16,7 +16,7 @@ use crate::replica::{Options, Promises, Published, Replica, Roster, View};
 use crate::state::{Operation, StateMachine};
 use crate::storage::RecoveredLog;
 use crate::watch::History;
-use crate::wire::{Claim, Genesis, Standing};
+use crate::wire::{Claim, Genesis, Standing, WireError};
 
 /// Why a replica cannot be made from what the disk holds.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,14 @@ pub enum RecoverError {
     /// The node has no cluster identity yet: it must boot into a cluster first.
     #[error("this data directory does not belong to a cluster yet")]
     NoGenesis,
+    /// An entry of the log cannot be understood.
+    #[error("entry {index} of the log cannot be understood ({error}): upgrade this program")]
+    Entry {
+        /// Which.
+        index: Index,
+        /// What is wrong with it.
+        error: WireError,
+    },
     /// The state is older than the log that is left: entries between them are missing.
     #[error(
         "state.redb ends at index {state} and the log in raft.redb begins after {log}: the entries \

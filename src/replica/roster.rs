@@ -138,13 +138,16 @@ impl Roster {
     }
 
     fn check_member(&self, name: &str, claim: &Claim) -> Result<(), HelloRefusal> {
-        let Some(known) = self.node_named(name) else { return Err(HelloRefusal::Unknown) };
-        let Standing::Member { cluster, term, last_term, last_index } = claim.standing else {
-            return Err(HelloRefusal::Incarnation);
-        };
-        if self.cluster() != Some(cluster) {
+        // Another cluster first: its nodes are named like members, or like those who once were.
+        if let Standing::Member { cluster, .. } = claim.standing
+            && self.cluster() != Some(cluster)
+        {
             return Err(HelloRefusal::ClusterIdentity);
         }
+        let Some(known) = self.node_named(name) else { return Err(HelloRefusal::Unknown) };
+        let Standing::Member { term, last_term, last_index, .. } = claim.standing else {
+            return Err(HelloRefusal::Incarnation);
+        };
         if known != claim.node {
             return Err(HelloRefusal::Incarnation);
         }

@@ -88,6 +88,9 @@ pub enum Operation {
         /// Those that no longer exist are skipped, unless it is the only one.
         leases: Vec<LeaseId>,
     },
+    /// Begin the next epoch: what was read of the one before is not what others may have read of
+    /// it. Enters a log only off-line, when a cluster goes on without its quorum.
+    StartEpoch,
     /// Compare, then do one of two lists, in one revision.
     Txn(Txn),
 }

@@ -161,6 +161,10 @@ impl StateMachine {
             }
             Operation::Release { queue, token } => self.release(queue, *token, effects),
             Operation::RevokeLeases { leases } => self.revoke(leases, effects),
+            Operation::StartEpoch => {
+                self.epoch = self.epoch.next();
+                Outcome::Done { revision: self.revision }
+            }
             Operation::Txn(txn) => self.txn(txn, effects),
         }
     }

@@ -155,6 +155,7 @@ impl Model {
                 Outcome::Granted { lease, revision: self.revision() }
             }
             Operation::NodeBooted => self.node_booted(request),
+            Operation::StartEpoch => Outcome::Done { revision: self.revision() },
             Operation::Proclaim { name, token, value } => {
                 let name = QueueName { kind: QueueKind::Election, name: name.clone() };
                 let entry = self.find_place(&name, *token)?;

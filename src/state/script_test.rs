@@ -157,6 +157,7 @@ impl Runner {
                 Operation::ExpireLeases { term, leases }
             }
             "booted" => Operation::NodeBooted,
+            "epoch" => Operation::StartEpoch,
             "compact" => Operation::Compact { revision: Revision(next(args)?) },
             "lock" | "elect" => self.acquire(name, args)?,
             "release" => Operation::Release { queue: queue_name(args)?, token: Token(next(args)?) },

@@ -4,12 +4,12 @@
 //! redb reports a failed sync and a failed write with the same error. We must tell them apart: one
 //! ends the process, the other may be a full disk. What follows is decided by the caller.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::backends::FileBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{BackendError, Builder, Database, StorageBackend};
 
 use crate::storage::StorageError;
@@ -139,6 +139,30 @@ pub(super) fn open_file(
         error => StorageError::Corrupt { file, what: error.to_string() },
     })?;
     Ok(Box::new(backend))
+}
+
+/// A copy of the file at `path`, which nobody may have open for writing meanwhile.
+pub(super) fn copy_in_memory(
+    file: &'static str,
+    path: &std::path::Path,
+) -> Result<Box<dyn StorageBackend>, StorageError> {
+    let io = |source| StorageError::Io { file, source };
+    let handle = std::fs::OpenOptions::new().read(true).open(path).map_err(io)?;
+    handle.try_lock_shared().map_err(|error| match error {
+        std::fs::TryLockError::WouldBlock => StorageError::InUse { file },
+        std::fs::TryLockError::Error(source) => io(source),
+    })?;
+    let copy = InMemoryBackend::new();
+    copy.set_len(handle.metadata().map_err(io)?.len()).map_err(io)?;
+    let (mut piece, mut offset) = (vec![0; 1024 * 1024], 0);
+    loop {
+        let count = (&handle).read(&mut piece).map_err(io)?;
+        if count == 0 {
+            return Ok(Box::new(copy));
+        }
+        copy.write(offset, &piece[..count]).map_err(io)?;
+        offset += count as u64;
+    }
 }
 
 /// Whether the making of this file was cut short: redb writes its magic number last, and our first

@@ -36,6 +36,7 @@ struct Model {
 
 #[derive(Clone, Debug)]
 enum Step {
+    Cluster(Genesis, LogBatch),
     Genesis(Genesis),
     Write(LogBatch),
 }
@@ -57,6 +58,11 @@ impl Model {
 
     fn apply(&mut self, step: &Step) {
         match step {
+            Step::Cluster(genesis, batch) => {
+                self.genesis = Some(genesis.clone());
+                self.marks.clear();
+                self.apply(&Step::Write(batch.clone()));
+            }
             Step::Genesis(genesis) => self.genesis = Some(genesis.clone()),
             Step::Write(batch) => {
                 self.hard_state = batch.hard_state.unwrap_or(self.hard_state);
@@ -78,6 +84,7 @@ impl Model {
 
 fn perform(store: &mut RaftStore, step: &Step) -> Result<(), StorageError> {
     match step {
+        Step::Cluster(genesis, batch) => store.start_cluster(genesis, batch),
         Step::Genesis(genesis) => store.set_genesis(genesis),
         Step::Write(batch) => store.write(batch),
     }
@@ -166,6 +173,17 @@ fn steps() -> Vec<Step> {
             ..LogBatch::default()
         }),
         appended(run_of(901, 1, 7, 0), 7, 900),
+        // Another cluster goes on with this log: identity, log, hard state and marks together.
+        Step::Cluster(
+            samples::genesis(rng),
+            LogBatch {
+                hard_state: hard_state(8, 903),
+                entries: vec![run_of(902, 2, 8, 100)],
+                must_sync: true,
+                ..LogBatch::default()
+            },
+        ),
+        appended(run_of(904, 1, 9, 310), 9, 903),
     ]
 }
 

@@ -19,10 +19,12 @@ use redb::{
     Database, Durability, ReadableTable, StorageBackend, Table, TableDefinition, WriteTransaction,
 };
 
-use super::backend::{Watch, open_file};
-use super::format::{FACTS, KEY_CUT, KEY_GENESIS, encode_cut, encode_mark, mark_key, marker};
+use super::backend::{Watch, copy_in_memory, open_file};
+use super::format::{
+    FACTS, KEY_CUT, KEY_GENESIS, KEY_MARK, encode_cut, encode_mark, mark_key, marker,
+};
 use super::raft_load::start;
-use crate::base::{Boot, Index, limits};
+use crate::base::{Boot, Index, NodeId, limits};
 use crate::raft::{Entry, HardState, Payload};
 use crate::storage::{Cut, Identity, PeerMark, StorageError};
 use crate::wire::{
@@ -131,6 +133,17 @@ impl RaftStore {
         Self::open(open_file(FILE, path)?, fresh)
     }
 
+    /// What `raft.redb` at `path` holds, without a change to the file: a copy in memory is opened,
+    /// and the boot that it counts is forgotten. Errors as opening does; a file that is not there
+    /// is an error too.
+    pub fn inspect(path: &std::path::Path) -> Result<RecoveredLog, StorageError> {
+        let backend = copy_in_memory(FILE, path)?;
+        // Asked for only when the making of the file was cut short: then it belongs to nobody.
+        let nobody =
+            || Identity { node: NodeId(0), name: String::new(), cluster_name: String::new() };
+        Ok(Self::open(backend, nobody)?.1)
+    }
+
     /// Opens what `backend` holds; when it is empty, or its making was cut short, it is made with
     /// the identity that `fresh` draws. Counts the boot, durably.
     ///
@@ -193,6 +206,33 @@ impl RaftStore {
         })
     }
 
+    /// Makes this the directory of another cluster that goes on with the same log: the identity of
+    /// the cluster, what `batch` appends to the log, and the end of all marks of peers, in one
+    /// transaction. After a crash at any point the file is of the one cluster or of the other.
+    ///
+    /// Panics as [`RaftStore::write`] does.
+    pub fn start_cluster(
+        &mut self,
+        genesis: &Genesis,
+        batch: &LogBatch,
+    ) -> Result<(), StorageError> {
+        assert!(batch.marks.is_empty(), "a new cluster begins with marks of peers");
+        let mut held = self.held.clone();
+        held.hard_state = batch.hard_state.or(self.deferred).unwrap_or(held.hard_state);
+        let held = self.guarded(|store| {
+            let transaction = store.begin()?;
+            store.write_cluster(genesis, &transaction)?;
+            store.write_facts(batch, &transaction)?;
+            store.write_log(batch, &mut held, &transaction)?;
+            store.write_tail(&held, &transaction)?;
+            transaction.commit().map_err(|e| store.watch.error(e))?;
+            Ok(held)
+        })?;
+        self.held = held;
+        self.deferred = None;
+        Ok(())
+    }
+
     /// The length of the file in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.watch.bytes()
@@ -239,6 +279,16 @@ impl RaftStore {
         self.write_tail(&held, &transaction)?;
         transaction.commit().map_err(|e| self.watch.error(e))?;
         Ok(held)
+    }
+
+    fn write_cluster(
+        &self,
+        genesis: &Genesis,
+        into: &WriteTransaction,
+    ) -> Result<(), StorageError> {
+        let mut facts = into.open_table(FACTS).map_err(|e| self.watch.error(e))?;
+        facts.insert(KEY_GENESIS, &encode_genesis(genesis)[..]).map_err(|e| self.watch.error(e))?;
+        facts.retain(|key, _| key.first() != Some(&KEY_MARK)).map_err(|e| self.watch.error(e))
     }
 
     fn write_facts(&self, batch: &LogBatch, into: &WriteTransaction) -> Result<(), StorageError> {

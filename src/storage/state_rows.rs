@@ -8,7 +8,7 @@ use redb::{
     Database, Durability, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
 };
 
-use super::backend::{Watch, open_file};
+use super::backend::{Watch, copy_in_memory, open_file};
 use super::format::{
     FACTS, KEY_FORMAT, KEY_IDENTITY, decode_identity, encode_format, encode_identity, is_fresh,
     marker,
@@ -37,6 +37,15 @@ impl StateStore {
         expected: &Identity,
     ) -> Result<(Self, Vec<(RowKey, Row)>), StorageError> {
         Self::open(open_file(FILE, path)?, expected)
+    }
+
+    /// The rows of `state.redb` at `path`, without a change to the file. Errors as opening does; a
+    /// file that is not there is an error too.
+    pub fn inspect(
+        path: &std::path::Path,
+        expected: &Identity,
+    ) -> Result<Vec<(RowKey, Row)>, StorageError> {
+        Ok(Self::open(copy_in_memory(FILE, path)?, expected)?.1)
     }
 
     /// Opens what `backend` holds, or makes it when it is empty, and reads every row, in key order.

@@ -187,6 +187,7 @@ impl From<&Operation> for OperationProto {
             Operation::RevokeLeases { leases } => Self::RevokeLeases(RevokeProto {
                 leases: leases.iter().map(|lease| lease.0).collect(),
             }),
+            Operation::StartEpoch => Self::StartEpoch(EmptyProto {}),
             Operation::Txn(txn) => Self::Txn(TxnProto {
                 compares: txn.compares.iter().map(CompareProto::from).collect(),
                 then: txn.then.iter().map(TxnOperationProto::from).collect(),
@@ -227,6 +228,7 @@ impl TryFrom<OperationProto> for Operation {
                 at_most_leases(revoke.leases.len())?;
                 Self::RevokeLeases { leases: revoke.leases.into_iter().map(LeaseId).collect() }
             }
+            OperationProto::StartEpoch(EmptyProto {}) => Self::StartEpoch,
             OperationProto::Txn(txn) => Self::Txn(Txn {
                 compares: txn
                     .compares

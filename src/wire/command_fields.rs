@@ -19,7 +19,7 @@ pub(super) struct CommandProto {
     pub(super) floor: u64,
     #[prost(message, optional, tag = "5")]
     pub(super) idempotency: Option<IdempotencyProto>,
-    #[prost(oneof = "OperationProto", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "OperationProto", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     pub(super) operation: Option<OperationProto>,
 }
 
@@ -49,6 +49,8 @@ pub(super) enum OperationProto {
     /// Counted by number before it is decoded: see `TXN_TAG` in `command.rs`.
     #[prost(message, tag = "20")]
     Txn(TxnProto),
+    #[prost(message, tag = "21")]
+    StartEpoch(EmptyProto),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -178,7 +178,7 @@ fn acquire(rng: &mut Rng) -> Acquire {
 
 /// One operation of each kind in turn.
 pub(crate) fn operation(rng: &mut Rng, kind: u64) -> Operation {
-    match kind % 11 {
+    match kind % 12 {
         0 => Operation::Acquire(acquire(rng)),
         1 => Operation::Compact { revision: Revision(number(rng)) },
         2 => {
@@ -208,6 +208,7 @@ pub(crate) fn operation(rng: &mut Rng, kind: u64) -> Operation {
         },
         8 => Operation::Release { queue: queue(rng), token: Token(number(rng)) },
         9 => Operation::RevokeLeases { leases: several(rng, 5, lease_id) },
+        11 => Operation::StartEpoch,
         _ => Operation::Txn(Txn {
             compares: several(rng, 4, compare),
             then: several(rng, 4, txn_operation),

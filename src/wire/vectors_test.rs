@@ -58,6 +58,9 @@ fn drawn() -> String {
     for seed in 0..12 {
         line("frame", &encode_frame(&samples::peer_message(&mut Rng::new(seed))));
     }
+    let mut command = samples::command(&mut Rng::new(51));
+    command.operation = samples::operation(&mut Rng::new(11), 11);
+    line("command-v1", &encode_command(&command));
     lines
 }
 

@@ -25,5 +25,6 @@ mod partition;
 mod pause;
 mod peer_port;
 mod readme;
+mod recover;
 mod run;
 mod status;
