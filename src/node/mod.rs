@@ -20,6 +20,8 @@ mod bootstrap;
 mod clock;
 mod disk;
 mod error;
+#[cfg(test)]
+mod failed_disk_test;
 mod gatekeeper;
 mod handle;
 mod hub;

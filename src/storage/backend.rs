@@ -100,6 +100,10 @@ impl Watch {
                     let what = format!("it is no database of this kind ({source})");
                     StorageError::Format { file, what }
                 }
+                Some(Operation::Other) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                    let what = "it is shorter than it was".to_owned();
+                    StorageError::Corrupt { file, what }
+                }
                 _ => StorageError::Io { file, source },
             },
             redb::Error::UpgradeRequired(version) => {

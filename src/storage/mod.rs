@@ -20,7 +20,8 @@
 //! - Errors are final for a handle: it is latched, and says so. A failed sync
 //!   ([`StorageError::Sync`]) ends the process; a full disk ([`StorageError::Full`]) is answered by
 //!   opening the store anew when there is space.
-//! - Opening verifies every page checksum of the file and every row. A second process on the same
+//! - Opening verifies every page checksum of the file and every row (`rot_test.rs` damages each
+//!   byte; redb answers damage with errors, and no panic of it was seen). A second process on the same
 //!   files is refused ([`StorageError::InUse`]); so are files of another node, cluster or version.
 //!
 //! Faults are injected below redb, at its `StorageBackend` (`tests/sim/disk.rs`).
@@ -39,8 +40,14 @@ mod crash_test;
 #[path = "../../tests/sim/disk.rs"]
 mod disk;
 #[cfg(test)]
+mod recovery_test;
+#[cfg(test)]
+mod rot_test;
+#[cfg(test)]
 mod store_test;
 
+#[cfg(test)]
+pub(crate) use disk::Disk;
 pub use error::StorageError;
 pub use format::{Cut, Identity, PeerMark};
 pub use raft_log::{LogBatch, RaftStore, RecoveredLog};

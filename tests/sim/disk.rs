@@ -50,6 +50,8 @@ struct Inner {
     changes: u64,
     fault: Fault,
     full: bool,
+    /// The change from which on the disk is full.
+    full_from: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,11 @@ impl Disk {
     /// The content as a running process reads it.
     pub fn content(&self) -> Vec<u8> {
         self.lock().live.clone()
+    }
+
+    /// The length as a running process sees it, in bytes.
+    pub fn length(&self) -> usize {
+        self.lock().live.len()
     }
 
     /// What was asked so far.
@@ -121,7 +128,23 @@ impl Disk {
 
     /// While full, every write and every growth fails with `StorageFull`.
     pub fn set_full(&self, full: bool) {
-        self.lock().full = full;
+        let mut inner = self.lock();
+        inner.full = full;
+        inner.full_from = None;
+    }
+
+    /// Fills the disk up just before the `nth` write, sync or resize from now on, until
+    /// [`Disk::set_full`] says otherwise. Zero is the next one.
+    pub fn full_after(&self, nth: u64) {
+        let mut inner = self.lock();
+        inner.full_from = Some(inner.changes + nth);
+    }
+
+    /// Changes a byte of the live and of the durable image, as rot under a running process.
+    pub fn rot(&self, place: usize, mask: u8) {
+        let mut inner = self.lock();
+        inner.live[place] ^= mask;
+        inner.durable[place] ^= mask;
     }
 
     /// Cuts the power now and returns what a later start finds. This disk fails from now on.
@@ -183,6 +206,7 @@ impl Inner {
     fn change(&mut self) -> Result<(), Error> {
         let number = self.changes;
         self.changes += 1;
+        self.full |= self.full_from.is_some_and(|from| number >= from);
         match self.fault {
             Fault::FailOnce(at) if number == at => Err(Error::other("the simulated disk fails")),
             Fault::PowerOff(at) if number >= at => Err(power_is_off()),
