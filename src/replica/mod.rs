@@ -55,6 +55,10 @@ mod roster;
 mod routing;
 #[cfg(test)]
 mod scenario_test;
+#[cfg(test)]
+mod script_hosts_test;
+#[cfg(test)]
+mod script_test;
 mod status;
 mod survivor;
 mod view;
