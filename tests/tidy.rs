@@ -7,6 +7,8 @@
 
 #[path = "tidy/layers.rs"]
 mod layers;
+#[path = "tidy/mutations.rs"]
+mod mutations;
 #[path = "tidy/package.rs"]
 mod package;
 #[path = "tidy/paths.rs"]
@@ -118,6 +120,12 @@ fn words_that_break_a_promise_are_absent() {
         }
     }
     report(violations);
+}
+
+#[test]
+fn deliberate_errors_stand_where_they_belong() {
+    let root = root();
+    report(mutations::check(&rust_sources(&root, &["src"])));
 }
 
 #[test]

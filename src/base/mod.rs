@@ -6,6 +6,7 @@
 
 mod ids;
 pub mod limits;
+pub mod mutation;
 mod rng;
 mod time;
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, Instant, NodeId, ReadContext, Rng, Span, Term};
 use crate::raft::configurations::Configurations;
 use crate::raft::log::Log;
@@ -90,11 +91,14 @@ impl Raft {
     pub fn new(
         node: NodeId,
         options: Options,
-        restored: Restored,
+        mut restored: Restored,
         mut rng: Rng,
         now: Instant,
     ) -> Result<Raft, RestoreError> {
         restored::verify(&restored)?;
+        if mutation::active(Mutation::TailForgottenAtRestart) {
+            restored.entries.retain(|entry| entry.index <= restored.hard_state.commit);
+        }
         let Restored { hard_state, snapshot_index, snapshot_term, membership, .. } = restored;
         let mut configurations = Configurations::new(snapshot_index, membership);
         for entry in &restored.entries {
@@ -332,7 +336,9 @@ impl Raft {
     /// is refused, a newer one is adopted at once).
     fn step_in_term(&mut self, from: NodeId, term: Term, body: Body) {
         let from_leader = matches!(body, Body::AppendRequest { .. } | Body::Heartbeat { .. });
-        if term < self.term {
+        let counts = mutation::active(Mutation::AnswerOfEarlierTermCounts)
+            && matches!(body, Body::AppendAccepted { .. });
+        if term < self.term && !counts {
             // The sender thinks that it leads; with pre-vote and stickiness in place nothing else
             // would ever tell it that it does not (RELIABILITY A4).
             if from_leader {
@@ -394,7 +400,7 @@ impl Raft {
         if !same_leader {
             self.abort_reads();
         }
-        if term > current {
+        if term > current || mutation::active(Mutation::VoteForgottenInTerm) {
             self.term = term;
             self.vote = None;
         }
@@ -426,6 +432,9 @@ impl Raft {
 
     /// Takes the lead of the term that it won.
     pub(super) fn become_leader(&mut self) {
+        if mutation::active(Mutation::NewLeaderDropsTail) {
+            self.log.truncate_from(self.commit.next());
+        }
         let last = self.log.last_index();
         let leader = Leader::new(self, last.next());
         self.switch(State::Leader(leader));

@@ -3,6 +3,7 @@
 //! When a node campaigns is decided by the deadlines in `core`; what a new leader does, in
 //! `replication`.
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, NodeId, Term};
 use crate::raft::core::POSITION_MAX;
 use crate::raft::quorum::{self, Tally};
@@ -46,6 +47,9 @@ impl Raft {
                 // would ask in its old one for ever (RELIABILITY A5).
                 let term = if granted { term } else { self.term };
                 self.send_with_term(from, term, Body::VoteResponse { campaign, granted });
+                if granted && mutation::active(Mutation::PreVoteTakesVote) {
+                    self.vote = Some(from);
+                }
                 if !granted {
                     self.ask_again(from);
                 }
@@ -74,6 +78,10 @@ impl Raft {
                 let deadline = self.draw_deadline();
                 if let State::Follower(follower) = &mut self.state {
                     follower.deadline = deadline;
+                }
+                if mutation::active(Mutation::VoteBeforeSync) {
+                    self.send(from, Body::VoteResponse { campaign, granted });
+                    return;
                 }
                 self.send_after_persist(from, Body::VoteResponse { campaign, granted });
             }
@@ -209,6 +217,7 @@ impl Raft {
                     Some(vote) => vote == from,
                     None => self.leader().is_none(),
                 };
-        free && (last_term, last_index) >= (self.log.last_term(), self.log.last_index())
+        let complete = (last_term, last_index) >= (self.log.last_term(), self.log.last_index());
+        free && (complete || mutation::active(Mutation::VoteToShorterLog))
     }
 }

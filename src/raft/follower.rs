@@ -3,6 +3,7 @@
 //!
 //! Reads that are asked through a follower are in `read`.
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, NodeId, Term};
 use crate::raft::roles::State;
 use crate::raft::{AppendRejection, Body, Entry, Payload, Raft};
@@ -59,7 +60,8 @@ impl Raft {
         if !self.take_entries(entries) {
             return;
         }
-        self.commit_to(commit.min(matched));
+        let unproven = mutation::active(Mutation::AppendCommitsUnproven);
+        self.commit_to(commit.min(if unproven { self.log.last_index() } else { matched }));
         self.accept_append(from, matched);
     }
 
@@ -96,6 +98,9 @@ impl Raft {
         let known = entries
             .iter()
             .take_while(|entry| self.log.term_at(entry.index) == Some(entry.term))
+            .take_while(|entry| {
+                !mutation::active(Mutation::TruncateWithoutConflict) || entry.index <= self.commit
+            })
             .count();
         let mut news = entries.into_iter().skip(known).peekable();
         let Some(first) = news.peek().map(|entry| entry.index) else { return true };
@@ -121,6 +126,10 @@ impl Raft {
     /// that forgot the term could let an older leader replace what it claimed.
     fn accept_append(&mut self, from: NodeId, matched: Index) {
         let body = Body::AppendAccepted { matched };
+        if mutation::active(Mutation::AckBeforeSync) {
+            self.send(from, body);
+            return;
+        }
         if matched <= self.log.durable() && self.writes.durable_term() == self.term {
             self.send(from, body);
             return;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, NodeId};
 use crate::raft::Membership;
 
@@ -25,6 +26,9 @@ pub(super) const fn majority(voters: usize) -> usize {
 
 /// The highest index that a quorum of every half of `membership` has reached.
 pub(super) fn agreed(membership: &Membership, reached: impl Fn(NodeId) -> Index) -> Index {
+    if mutation::active(Mutation::LearnerCounts) {
+        return agreed_in(&membership.members().keys().copied().collect(), &reached);
+    }
     let incoming = agreed_in(membership.voters(), &reached);
     if membership.is_joint() {
         incoming.min(agreed_in(membership.outgoing(), &reached))
@@ -56,6 +60,9 @@ fn agreed_in(voters: &BTreeSet<NodeId>, reached: &impl Fn(NodeId) -> Index) -> I
     let mut indexes: Vec<Index> = voters.iter().map(|node| reached(*node)).collect();
     indexes.sort_unstable();
     // In ascending order, the element with exactly a majority at or above it.
+    if mutation::active(Mutation::CommitByHalf) {
+        return indexes[indexes.len() - indexes.len().div_ceil(2)];
+    }
     indexes[indexes.len() - majority(indexes.len())]
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, NodeId};
 use crate::raft::progress::Feed;
 use crate::raft::quorum;
@@ -62,6 +63,9 @@ impl Raft {
         let hint = self.log.last_possible_agreement(hint_index.min(prev_index), hint_term);
         let Some(feed) = self.feed(from) else { return };
         feed.heard(now);
+        if mutation::active(Mutation::RejectionCounts) {
+            feed.accepted(prev_index.min(last), Index(0), now);
+        }
         // Nothing was ever sent after an entry that we do not have.
         if prev_index <= last && feed.rejected(prev_index, hint) {
             self.set_dirty();
@@ -110,7 +114,8 @@ impl Raft {
         for node in members {
             let commit = self.commit;
             let Some(feed) = self.feed(*node) else { continue };
-            let commit = commit.min(feed.matched());
+            let unmatched = mutation::active(Mutation::HeartbeatCommitsUnmatched);
+            let commit = if unmatched { commit } else { commit.min(feed.matched()) };
             self.send(*node, Body::Heartbeat { commit, round, all_matched });
         }
     }
@@ -129,7 +134,9 @@ impl Raft {
     /// is durable here, like any other (RELIABILITY B9).
     pub(super) fn advance_commit(&mut self) {
         let State::Leader(leader) = &self.state else { return };
-        let (node, own) = (self.node, self.log.durable());
+        let unwritten = mutation::active(Mutation::LeaderCountsUnwritten);
+        let own = if unwritten { self.log.last_index() } else { self.log.durable() };
+        let node = self.node;
         let agreed = quorum::agreed(self.membership(), |voter| {
             if voter == node {
                 own
@@ -137,10 +144,12 @@ impl Raft {
                 leader.feeds.get(&voter).map_or(Index(0), Feed::matched)
             }
         });
-        if agreed <= self.commit || self.log.term_at(agreed) != Some(self.term) {
+        let any_term = mutation::active(Mutation::CommitOldTermByCounting);
+        let own_term = self.log.term_at(agreed) == Some(self.term);
+        if agreed <= self.commit || !(own_term || any_term) {
             return;
         }
-        assert!(agreed >= leader.opening, "{agreed} commits before the term's opening");
+        assert!(agreed >= leader.opening || any_term, "{agreed} commits before the term's opening");
         let bytes = self.log.bytes_between(self.commit, agreed);
         self.commit_to(agreed);
         let State::Leader(leader) = &mut self.state else { return };

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, Instant, Term};
 use crate::raft::{Entry, Payload};
 use crate::replica::{Action, Now, Replica, View};
@@ -128,7 +129,10 @@ impl Replica {
             self.requests.pursue(Operation::RevokeLeases { leases: vec![id] }, now);
             return;
         }
-        let Some(settled) = settled else { return };
+        let Some(mut settled) = settled else { return };
+        if mutation::active(Mutation::PromiseFromAnswer) {
+            settled.received = now;
+        }
         if let Some(id) = new_lease {
             let lease = view.machine.lease(id).expect("an entry's new lease outlives the entry");
             view.promises.keep(lease, settled.received);

@@ -3,6 +3,7 @@
 //! One save is under way at a time. The log is cut only behind what is saved, and only as far as
 //! every member has it: a member that comes back after a long time is still served from the log.
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, Instant};
 use crate::raft::Retain;
 use crate::replica::{Action, Now, Options, Replica};
@@ -28,10 +29,6 @@ pub(super) struct Checkpoint {
     cut: Option<Cut>,
     save_interval: crate::base::Span,
 }
-
-/// The log is cut when at least so many entries can go: each cut costs a write of the rows it
-/// removes.
-const CUT_ENTRIES_MIN: u64 = 1_024;
 
 impl Checkpoint {
     pub(super) fn new(saved: Index, options: &Options) -> Self {
@@ -100,16 +97,19 @@ impl Replica {
             self.checkpoint.due = None;
             self.checkpoint.held = Some(changes);
         }
-        if self.checkpoint.saving.is_some_and(|index| index <= self.durable_last.1)
+        let early = mutation::active(Mutation::SaveAheadOfLog);
+        if self.checkpoint.saving.is_some_and(|index| early || index <= self.durable_last.1)
             && let Some(changes) = self.checkpoint.held.take()
         {
             self.actions.push(Action::Save(changes));
         }
         // What members that are behind lack is kept without a bound: no snapshots travel.
         let retain = Retain { entries: u64::MAX, bytes: u64::MAX };
-        let up_to = self.checkpoint.saved.min(self.raft.compactable(retain));
+        let unsaved = mutation::active(Mutation::LogCutBeyondSave);
+        let saved = if unsaved { self.raft.status().applied } else { self.checkpoint.saved };
+        let up_to = saved.min(self.raft.compactable(retain));
         let first = self.raft.first_index();
-        if up_to.since(first.previous()) >= CUT_ENTRIES_MIN {
+        if up_to.since(first.previous()) >= self.options.cut_entries_min {
             let (term, membership) = self.raft.compact(up_to);
             self.checkpoint.cut = Some(Cut { index: up_to, term, membership: Some(membership) });
         }

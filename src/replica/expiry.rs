@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Instant, LeaseId, Span};
 use crate::state::{Lease, StateMachine};
 
@@ -37,6 +38,12 @@ impl ExpiryTable {
         let mut table = Self::default();
         for lease in machine.leases() {
             table.begin(lease, now);
+            if mutation::active(Mutation::NewLeaderShortensLeases)
+                && let Some(timed) = table.entries.get_mut(&lease.id)
+            {
+                timed.ttl = timed.ttl.divided_by(2);
+                table.due.insert((now + timed.ttl, lease.id));
+            }
         }
         table
     }

@@ -23,6 +23,9 @@ pub struct Options {
     pub save_after_bytes: u64,
     /// ...or, when anything was applied at all, so much time has passed.
     pub save_interval: Span,
+    /// The log is cut when at least so many entries can go: each cut costs a write of the rows that
+    /// it removes.
+    pub cut_entries_min: u64,
     /// After how long without an outcome a request is handed over again.
     pub resend_interval: Span,
 }
@@ -38,6 +41,7 @@ impl Default for Options {
             save_after_entries: 20_000,
             save_after_bytes: 16 * 1024 * 1024,
             save_interval: Span::from_secs(30),
+            cut_entries_min: 1_024,
             resend_interval: Span::from_millis(500),
         }
     }

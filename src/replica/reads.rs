@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, Instant, ReadContext, Revision};
 use crate::replica::{RequestError, Ticket};
 
@@ -100,12 +101,12 @@ impl Reads {
     pub(super) fn take_served(&mut self, applied: Index, revision: Revision) -> Vec<Ticket> {
         let mut served = Vec::new();
         while let Some(entry) = self.confirmed.first_entry()
-            && *entry.key() <= applied
+            && (*entry.key() <= applied || mutation::active(Mutation::ReadBeforeApplied))
         {
             served.append(&mut entry.remove());
         }
         while let Some(entry) = self.revisions.first_entry()
-            && *entry.key() <= revision
+            && (*entry.key() <= revision || mutation::active(Mutation::RevisionWaitIgnored))
         {
             served.append(&mut entry.remove());
         }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Boot, Instant, NodeId, RequestId, Sequence, limits};
 use crate::replica::{RequestError, Ticket, UnavailableReason};
 use crate::state::{Command, IdempotencyKey, Operation};
@@ -260,7 +261,8 @@ impl Requests {
                 break;
             }
             let pending = &self.pending[&sequence];
-            let error = if pending.unrefused > 0 {
+            let certain = mutation::active(Mutation::UnknownToldAsRefused);
+            let error = if pending.unrefused > 0 && !certain {
                 RequestError::OutcomeUnknown
             } else {
                 pending.refusal.unwrap_or(RequestError::NoLeader)

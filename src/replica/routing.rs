@@ -3,6 +3,7 @@
 
 use std::sync::PoisonError;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Instant, NodeId, ReadContext, Sequence, Span, limits};
 use crate::raft::Role;
 use crate::replica::core::{CAUGHT_UP, Leadership};
@@ -190,6 +191,9 @@ impl Replica {
         if keepalives {
             self.intake.keepalives_asked(context);
         }
+        if mutation::active(Mutation::KeepaliveWithoutQuorum) {
+            self.keepalives_confirmed(context, now);
+        }
     }
 
     /// The quorum has confirmed that this node led after these keepalives arrived.
@@ -213,7 +217,10 @@ impl Replica {
         {
             let mut view = Self::view_mut(&self.view);
             let is_known = |lease| view.machine.lease(lease).is_some();
-            let Some(confirmed) = self.keeper.answered(answer, is_known) else { return };
+            let Some(mut confirmed) = self.keeper.answered(answer, is_known) else { return };
+            if mutation::active(Mutation::PromiseFromAnswer) {
+                confirmed.sent = now;
+            }
             let changed = view.promises.advance(now);
             self.published.promises.extend(changed);
             let View { machine, promises, .. } = &mut *view;

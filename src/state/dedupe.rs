@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Boot, NodeId, RequestId, Sequence, WallMillis, limits};
 use crate::state::{Command, IdempotencyKey, Outcome, Refusal, RowKey, StateMachine, TxnResult};
 
@@ -84,7 +85,8 @@ impl StateMachine {
         if let Err(outcome) = self.admit(command.request, command.floor) {
             return Some(outcome);
         }
-        let key = command.idempotency.as_ref()?;
+        let known = !mutation::active(Mutation::IdempotencyKeyIgnored);
+        let key = command.idempotency.as_ref().filter(|_| known)?;
         self.idempotency.find(key).map(|(_, outcome)| outcome.clone())
     }
 
@@ -93,10 +95,14 @@ impl StateMachine {
         match self.requests.get(&node) {
             Some(known) if boot < known.boot => return Err(Refusal::Stale.into()),
             Some(known) if boot == known.boot => {
-                if sequence < known.floor {
+                let last = mutation::active(Mutation::DedupeOffByOne);
+                if sequence < known.floor && !(last && sequence.next() == known.floor) {
                     return Err(Refusal::Stale.into());
                 }
                 if known.applied.contains(&sequence) {
+                    if mutation::active(Mutation::DuplicateApplied) {
+                        return Ok(());
+                    }
                     return Err(Outcome::Duplicate);
                 }
             }
@@ -154,6 +160,10 @@ impl StateMachine {
     pub(super) fn remember_outcome(&mut self, command: &Command, outcome: &Outcome) {
         let Some(key) = &command.idempotency else { return };
         if matches!(outcome, Outcome::Refused(_) | Outcome::Duplicate) {
+            return;
+        }
+        if mutation::active(Mutation::IdempotencyKeyIgnored) && self.idempotency.find(key).is_some()
+        {
             return;
         }
         let bytes = outcome_bytes(outcome);

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Boot, LeaseId, NodeId, RequestId, Term, limits, mix};
 use crate::state::{Bind, Lease, LeaseChange, NewLease, Outcome, Refusal, RowKey, StateMachine};
 
@@ -182,7 +183,7 @@ impl StateMachine {
         leases: &[(LeaseId, u64)],
         effects: &mut Effects,
     ) -> Outcome {
-        if named == self.applied_term {
+        if named == self.applied_term || mutation::active(Mutation::ExpiryIgnoresTerm) {
             let due = leases.iter().filter(|(lease, generation)| {
                 self.leases.find(*lease).is_some_and(|lease| lease.generation == *generation)
             });
@@ -226,6 +227,9 @@ impl StateMachine {
     }
 
     fn end_lease(&mut self, id: LeaseId, effects: &mut Effects) {
+        if mutation::active(Mutation::DeadWaiterStays) {
+            self.leases.keys_mut(id).retain(|key| !key.starts_with(b"_"));
+        }
         let lease = self.leases.find(id).expect("only leases that were found are ended");
         let keys: Vec<Bytes> = lease.keys.iter().cloned().collect();
         for key in keys {

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{LeaseId, RequestId, Token};
 use crate::state::{
     Acquire, EventKind, Holder, Outcome, Patience, QueueEntry, QueueKind, QueueName, QueueView,
@@ -81,7 +82,8 @@ impl Queue {
     }
 
     fn ahead(&self, rank: usize) -> u64 {
-        (rank as u64 + 1).saturating_sub(u64::from(self.slots))
+        let more = u64::from(mutation::active(Mutation::SlotsOffByOne));
+        (rank as u64 + 1).saturating_sub(u64::from(self.slots) + more)
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Epoch, LeaseId, NodeId, Revision, Token};
 use crate::state::{Bind, Lease, Meta, Outcome, QueueName, Row, RowKey, StateMachine};
 
@@ -169,7 +170,9 @@ impl StateMachine {
                 if applied.first().is_some_and(|first| *first < floor) {
                     return Err(RestoreError::Requests(node));
                 }
-                self.requests.insert(node, Requests { boot, floor, applied });
+                if !mutation::active(Mutation::DedupeForgottenAtRestart) {
+                    self.requests.insert(node, Requests { boot, floor, applied });
+                }
             }
             (RowKey::Version(key, revision), Row::Tombstone) => {
                 self.add_version(key, revision, None, changed)?;

@@ -24,6 +24,7 @@ use super::format::{
     FACTS, KEY_CUT, KEY_GENESIS, KEY_MARK, encode_cut, encode_mark, mark_key, marker,
 };
 use super::raft_load::start;
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Boot, Index, NodeId, limits};
 use crate::raft::{Entry, HardState, Payload};
 use crate::storage::{Cut, Identity, PeerMark, StorageError};
@@ -264,7 +265,9 @@ impl RaftStore {
 
     fn begin(&self) -> Result<WriteTransaction, StorageError> {
         let mut transaction = self.database.begin_write().map_err(|e| self.watch.error(e))?;
-        transaction.set_durability(Durability::Immediate).map_err(|e| self.watch.error(e))?;
+        let synced = !mutation::active(Mutation::SyncSkipped);
+        let durability = if synced { Durability::Immediate } else { Durability::None };
+        transaction.set_durability(durability).map_err(|e| self.watch.error(e))?;
         Ok(transaction)
     }
 

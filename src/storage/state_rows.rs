@@ -13,6 +13,7 @@ use super::format::{
     FACTS, KEY_FORMAT, KEY_IDENTITY, decode_identity, encode_format, encode_identity, is_fresh,
     marker,
 };
+use crate::base::mutation::{self, Mutation};
 use crate::state::{Row, RowChange, RowKey};
 use crate::storage::{Identity, StorageError};
 use crate::wire::{decode_row, encode_row, encode_row_key};
@@ -99,7 +100,8 @@ impl StateStore {
         let transaction = begin(&self.database, &self.watch)?;
         {
             let mut rows = transaction.open_table(ROWS).map_err(|e| self.watch.error(e))?;
-            for change in changes {
+            let lost = usize::from(mutation::active(Mutation::SaveLosesRow) && changes.len() > 1);
+            for change in &changes[lost..] {
                 let key = encode_row_key(&change.key);
                 match &change.row {
                     Some(row) => drop(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Epoch, Revision, limits};
 use crate::state::{QueryError, Record, RevisionEvents, StateMachine};
 
@@ -156,6 +157,9 @@ impl Cursor {
         // Foreign numbers: `Revision::next` would panic at the greatest of them.
         let resumed = request.resume_after.map(|last| Revision(last.get().saturating_add(1)));
         let first = match request.from.max(resumed) {
+            Some(first) if mutation::active(Mutation::WatchRepeatsOnResume) => {
+                first.previous().previous().max(Revision(1))
+            }
             Some(first) => first.previous().max(Revision(1)),
             None => revision,
         };
@@ -209,7 +213,13 @@ impl Cursor {
                 self.next_part(history, machine, budget_bytes)
             }
             Phase::Snapshot { .. } => self.next_part(history, machine, budget_bytes),
-            _ if self.position < history.floor() => self.fell_behind(history, machine),
+            _ if self.position < history.floor() => {
+                if mutation::active(Mutation::WatchLosesAtCompaction) {
+                    self.position = history.floor();
+                    return Delivery::Idle;
+                }
+                self.fell_behind(history, machine)
+            }
             Phase::Waiting { snapshot: false } => {
                 self.phase = Phase::Live;
                 self.synced = true;
@@ -287,6 +297,9 @@ impl Cursor {
     /// answered `Idle`, it is the store's revision.
     pub fn progress(&self) -> Option<Revision> {
         match self.phase {
+            Phase::Live if self.synced && mutation::active(Mutation::ProgressTooEarly) => {
+                Some(self.position.next())
+            }
             Phase::Live if self.synced => Some(self.position),
             _ => None,
         }

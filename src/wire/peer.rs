@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::codec::{bound_count, codes, required, strict};
 use super::entry::{EntryProto, MEMBERS_IN_BATCH_MAX, from_protos, to_protos};
 use super::frame::KIND_PEER_MIN;
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, LeaseId, NodeId, ReadContext, Sequence, Term, limits};
 use crate::raft::{AppendRejection, Body, Campaign, Message};
 use crate::wire::{
@@ -365,7 +366,7 @@ impl TryFrom<MessageProto> for Message {
             },
             BodyProto::VoteResponse(response) => Body::VoteResponse {
                 campaign: campaign_of(response.campaign)?,
-                granted: response.granted,
+                granted: response.granted || mutation::active(Mutation::RefusalReadAsGrant),
             },
         };
         let (from, to) = (NodeId(proto.from), NodeId(proto.to));

@@ -89,7 +89,7 @@ impl Cluster {
     /// A cluster whose whole future follows from `seed`.
     pub fn new(seed: u64, trace: Trace) -> Self {
         let mut rng = Rng::new(seed);
-        let voters = [1, 3, 3, 3, 3, 5][rng.below(6) as usize];
+        let voters = [1, 2, 3, 3, 3, 3, 4, 5][rng.below(8) as usize];
         let learners = rng.below(2);
         let drift = if rng.chance(1, 2) { crate::clocks::DRIFT_PPM_MAX } else { 100 };
         let ids: Vec<NodeId> = (1..=voters + learners).map(NodeId).collect();
@@ -99,6 +99,7 @@ impl Cluster {
         options.resend_interval = Span::from_millis(rng.between(100, 600));
         options.save_after_entries = rng.between(10, 80);
         options.save_interval = Span::from_millis(rng.between(500, 5_000));
+        options.cut_entries_min = rng.between(5, 100);
         options.history_revisions = rng.between(20, 500);
         let nodes: Vec<Node> =
             ids.iter().map(|&id| Node::new(id, Clock::new(drift, &mut rng))).collect();

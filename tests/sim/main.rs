@@ -17,6 +17,8 @@ mod cluster;
 mod disk;
 mod faults;
 mod lockers;
+mod many;
+mod mutants;
 mod network;
 mod node;
 mod oracle;
@@ -24,8 +26,6 @@ mod run;
 mod shadow;
 mod trace;
 mod workload;
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use run::Report;
 use trace::Trace;
@@ -45,22 +45,6 @@ const SEEDS: u64 = 60;
 /// Seeds that no test run has had before.
 const FRESH_SEEDS: u64 = 3;
 
-/// Runs one seed; on failure its last lines and how to see it again are shown.
-fn run_seed(seed: u64) -> Report {
-    let trace = Trace::new(false);
-    let copy = trace.clone();
-    match catch_unwind(AssertUnwindSafe(|| run::run(seed, copy))) {
-        Ok(report) => report,
-        Err(cause) => {
-            let text = trace.text();
-            eprintln!("{text}");
-            eprintln!("seed {seed} failed; to see all of it:");
-            eprintln!("QUORUMD_SIM_SEED={seed} cargo test --test sim replay -- --nocapture");
-            std::panic::resume_unwind(cause);
-        }
-    }
-}
-
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")))
@@ -72,25 +56,10 @@ fn unknown_seed() -> u64 {
     RandomState::new().hash_one(0_u8) >> 24
 }
 
-fn run_all(seeds: impl Iterator<Item = u64>) -> Report {
-    let started = std::time::Instant::now();
-    let (mut total, mut count) = (Report::default(), 0);
-    for seed in seeds {
-        total.add(&run_seed(seed));
-        count += 1;
-    }
-    let took = started.elapsed().as_secs_f64();
-    let hours = total.micros as f64 / 3.6e9;
-    eprintln!(
-        "{count} seeds in {took:.1} s: {hours:.2} simulated hours ({:.4} h/s), {total:?}",
-        hours / took
-    );
-    total
-}
-
 #[test]
 fn seeds_of_every_run() {
-    let total = run_all(1..=SEEDS);
+    let seeds: Vec<u64> = (1..=SEEDS).collect();
+    let total: Report = many::run_all(&seeds);
     assert!(total.acked > 20 * SEEDS, "{} acknowledged writes prove little", total.acked);
     assert!(total.leaders > SEEDS, "{} leaders are few", total.leaders);
     assert!(total.crashes > SEEDS / 2, "{} crashes are few", total.crashes);
@@ -103,7 +72,7 @@ fn fresh_seeds() {
     let seeds: Vec<u64> =
         (0..number("QUORUMD_SIM_SEEDS").unwrap_or(FRESH_SEEDS)).map(|_| unknown_seed()).collect();
     eprintln!("fresh seeds: {:?}", &seeds[..seeds.len().min(8)]);
-    run_all(seeds.into_iter());
+    many::run_all(&seeds);
 }
 
 #[test]
@@ -111,7 +80,7 @@ fn seeds_that_failed_once() {
     let seeds = include_str!("regressions.txt").lines().filter(|line| !line.starts_with('#'));
     let number = |line: &str| line.split_whitespace().next().map(str::parse::<u64>);
     let seeds = seeds.filter_map(|line| number(line).map(|n| n.expect("a seed is a number")));
-    run_all(seeds);
+    many::run_all(&seeds.collect::<Vec<u64>>());
 }
 
 #[test]
@@ -129,12 +98,10 @@ fn the_same_seed_gives_the_same_trace() {
 #[test]
 fn replay() {
     let Some(seed) = number("QUORUMD_SIM_SEED") else { return };
-    let trace = Trace::new(true);
-    let copy = trace.clone();
-    let result = catch_unwind(AssertUnwindSafe(|| run::run(seed, copy)));
+    let (result, trace) = many::run_seed(seed, true);
     eprintln!("{}", trace.text());
     match result {
         Ok(report) => eprintln!("seed {seed} holds: {report:?}"),
-        Err(cause) => std::panic::resume_unwind(cause),
+        Err(failure) => panic!("{}", failure.message),
     }
 }

@@ -91,7 +91,7 @@ pub const LAYERS: &[Layer] = &[
 ];
 
 /// Modules that others may name besides the face of their folder.
-const OPEN_MODULES: &[(&str, &str)] = &[("base", "limits"), ("api", "types")];
+const OPEN_MODULES: &[(&str, &str)] = &[("base", "limits"), ("base", "mutation"), ("api", "types")];
 
 /// What the programs that use the library from outside may name of it.
 const OUTSIDE: &[(&str, &[&str])] = &[("bin", &["cli", "daemon"]), ("examples", &["client"])];

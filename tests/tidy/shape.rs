@@ -96,7 +96,8 @@ fn check_face(source: &Source) -> Vec<Violation> {
     }
     for at in word_positions(&source.product, "pub mod") {
         let name = source.product[at + "pub mod".len()..].trim_start();
-        if !(name.starts_with("limits;") || name.starts_with("types;")) {
+        let open = ["limits;", "mutation;", "types;"];
+        if !open.iter().any(|open| name.starts_with(open)) {
             let text = "a public submodule: say `mod` and re-export its items";
             violations.push(Violation::new(&source.path, line_of(&source.product, at), text));
         }

@@ -1,0 +1,126 @@
+//! Many seeds on all cores, and what a failure was: which property, with the last lines of the
+//! trace.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::run::{self, Report};
+use crate::trace::Trace;
+
+/// A run in which something did not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// The property, or where an assertion of the product stands.
+    pub name: String,
+    /// All that was said.
+    pub message: String,
+    /// The last lines of the trace.
+    pub trace: String,
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs one seed, quietly.
+pub fn run_seed(seed: u64, keep_all: bool) -> (Result<Report, Failure>, Trace) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let place = info.location().map(|at| format!("{}:{}", at.file(), at.line()));
+            PLACE.set(place.unwrap_or_default());
+            if !QUIET.get() {
+                usual(info);
+            }
+        }));
+    });
+    let trace = Trace::new(keep_all);
+    let copy = trace.clone();
+    QUIET.set(true);
+    let result = catch_unwind(AssertUnwindSafe(|| run::run(seed, copy)));
+    QUIET.set(false);
+    let result = result.map_err(|cause| {
+        let message = cause.downcast_ref::<String>().cloned();
+        let message = message.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        let message = message.unwrap_or_default();
+        let name = name_of(&message, &PLACE.take());
+        Failure { seed, name, message, trace: trace.text() }
+    });
+    (result, trace)
+}
+
+/// `invariant <name> does not hold: ..` is ours; everything else is an assertion of the product.
+fn name_of(message: &str, place: &str) -> String {
+    let named = message.strip_prefix("invariant ").and_then(|rest| rest.split([' ', ':']).next());
+    named.map_or_else(|| format!("assertion at {place}"), str::to_owned)
+}
+
+/// How many threads run seeds.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Does `work` for each item on all cores, in about their order. Stops early when it says so.
+pub fn on_all_cores<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> (R, bool) + Sync,
+) -> Vec<R> {
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let results: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads().min(items.len()) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(at) else { return };
+                    let (result, enough) = work(item);
+                    stop.fetch_or(enough, Ordering::Relaxed);
+                    results.lock().expect("nobody panics while it is locked").push((at, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("nobody panics while it is locked");
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs all of these seeds; the first that fails ends it with all that is known about it.
+pub fn run_all(seeds: &[u64]) -> Report {
+    let started = std::time::Instant::now();
+    let results = on_all_cores(seeds, |&seed| {
+        let (result, _) = run_seed(seed, false);
+        let failed = result.is_err();
+        (result, failed)
+    });
+    let mut total = Report::default();
+    let count = results.len();
+    for result in results {
+        match result {
+            Ok(report) => total.add(&report),
+            Err(failure) => fail(&failure),
+        }
+    }
+    let took = started.elapsed().as_secs_f64();
+    let hours = total.micros as f64 / 3.6e9;
+    eprintln!(
+        "{count} seeds in {took:.1} s: {hours:.2} simulated hours ({:.4} h/s), {total:?}",
+        hours / took
+    );
+    total
+}
+
+/// Shows a failure and ends the test.
+pub fn fail(failure: &Failure) -> ! {
+    eprintln!("{}", failure.trace);
+    eprintln!("seed {} failed; to see all of it:", failure.seed);
+    eprintln!("QUORUMD_SIM_SEED={} cargo test --test sim replay -- --nocapture", failure.seed);
+    panic!("seed {}: {}", failure.seed, failure.message);
+}
