@@ -13,7 +13,7 @@ use crate::api::types::{
     LeaseMessage, LeaseState, LeaseView, LeasesAnswer, RevokeAnswer,
 };
 use crate::base::{LeaseId, Revision, Span, limits};
-use crate::node::{Follower, NodeStatus, Topic};
+use crate::node::{Follower, Node, NodeStatus, Topic};
 use crate::replica::{Promise, PromiseState};
 use crate::state::{Bind, Lease, NewLease, Operation, Outcome};
 
@@ -293,6 +293,8 @@ struct States {
     first: Option<LeaseMessage>,
     presence: Presence,
     changes: Follower,
+    /// Whether the lease ends with this stream.
+    ends_with_stream: bool,
 }
 
 impl States {
@@ -304,7 +306,16 @@ impl States {
         presence: Presence,
     ) -> Self {
         let changes = context.node.follow(Topic::Lease(lease));
-        Self { context: context.clone(), lease, framing, first, presence, changes }
+        let ends_with_stream = first.is_some();
+        Self {
+            context: context.clone(),
+            lease,
+            framing,
+            first,
+            presence,
+            changes,
+            ends_with_stream,
+        }
     }
 
     async fn run(mut self, emit: &Emit) {
@@ -337,6 +348,9 @@ impl States {
                     let reason = Some("shutting_down");
                     let message = message(self.lease, LeaseState::Error, None, reason);
                     emit.send(self.framing.encode(None, &message)).await;
+                    if self.ends_with_stream {
+                        wound_up(&self.context.node, self.lease).await;
+                    }
                     return;
                 }
             }
@@ -356,6 +370,14 @@ impl States {
             (true, Some(promise), _) => Step::of(promise),
         }
     }
+}
+
+/// Leaves a holder who was just told that the daemon stops the time that it was promised, so that it
+/// can end what it does before anyone else holds. It says that it is done by closing its connection,
+/// which drops this future; a daemon that has no more time does the same.
+pub(super) async fn wound_up(node: &Node, lease: LeaseId) {
+    let promised = node.promise(lease).map_or(Span::ZERO, |promise| promise.valid_for);
+    tokio::time::sleep(duration(promised)).await;
 }
 
 /// The lease does not exist any more.

@@ -268,13 +268,18 @@ impl Waiting {
                 () = lease.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
                 () = &mut stopped => {
-                    let message = match told {
-                        Told::Held(..) => {
-                            PlaceMessage::Lost { reason: "shutting_down".to_owned() }
+                    let holds = matches!(told, Told::Held(..));
+                    let message = match holds {
+                        true => PlaceMessage::Lost { reason: "shutting_down".to_owned() },
+                        false => {
+                            PlaceMessage::Error(Fault::shutting_down().of_write().into_problem())
                         }
-                        _ => PlaceMessage::Error(Fault::shutting_down().of_write().into_problem()),
                     };
                     emit.send(framing.encode(None, &message)).await;
+                    if holds {
+                        lease::wound_up(node, self.lease).await;
+                    }
+                    drop(owned);
                     return;
                 }
             }

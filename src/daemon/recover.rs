@@ -277,8 +277,8 @@ fn warning(survivor: &Survivor) -> String {
     if all.index > survivor.committed.index {
         let _ = writeln!(
             text,
-            "- May appear: what is not known to be committed here ({}). It may have been \
-             acknowledged, or\n  its callers were told that its outcome is unknown. It is kept, and \
+            "- May appear: what is not known to be committed here ({}). It may have been\n  \
+             acknowledged, or its callers were told that its outcome is unknown. It is kept, and\n  \
              counts from now on.",
             uncommitted(survivor)
         );
@@ -294,9 +294,9 @@ fn warning(survivor: &Survivor) -> String {
         }
         Part::Voter | Part::VoterAlone => "",
     };
-    text += "- The others must never run again with their data. If a majority of them is alive, the \
-             cluster\n  is not lost: two clusters would serve their hosts, and both would grant the \
-             same locks.";
+    text += "- The others must never run again with their data. If a majority of them is alive,\n  \
+             the cluster is not lost: two clusters would serve their hosts, and both would\n  \
+             grant the same locks.";
     text
 }
 

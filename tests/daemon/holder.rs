@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::harness::{Cluster, Options, Process, wait_until};
+use crate::harness::{Cluster, Options, Process, quorumctl, test_directory, wait_until};
 use crate::http::{Stream, get};
 
 const LOCK: &str = "POST /v1/locks/l";
@@ -86,4 +86,39 @@ fn a_lock_outlives_its_node_for_the_time_that_was_promised() {
     assert!(waited >= promised, "promised {promised} ms, held by another after {waited} ms");
     cluster.run_again(away);
     cluster.until_equal();
+}
+
+/// A daemon that stops in order tells its holders, and waits until they are done: the next one
+/// holds only when the command of the first has ended. The command needs a moment for that.
+#[test]
+fn an_orderly_stop_waits_for_the_commands_that_it_ends() {
+    let mut cluster = Cluster::start();
+    let leader = cluster.leader();
+    for away in [cluster.others(leader)[0], leader] {
+        let next = cluster.others(away)[0];
+        let directory = test_directory();
+        let file = |name: &str| directory.path().join(name);
+        let (up, done) = (file("up"), file("done"));
+        let script = format!(
+            "trap 'sleep 0.2; touch {}; exit 0' TERM; touch {}; while :; do sleep 0.02; done",
+            done.display(),
+            up.display()
+        );
+        let mut holder = Process::spawn(
+            quorumctl(cluster.socket(away))
+                .args(["lock", "l", "--ttl", "20s", "--", "sh", "-c", &script])
+                .stderr(Stdio::null()),
+        );
+        wait_until("the command runs", || up.exists().then_some(()));
+        let waiter = Stream::open(cluster.socket(next), LOCK, &[], b"{}");
+        waiter.until("state", "waiting");
+        assert_eq!(cluster.nodes[away].stop().code(), Some(0));
+        waiter.until("state", "held");
+        assert!(done.exists(), "the command still ran when another held");
+        assert_eq!(holder.until_ended().code(), Some(7));
+        let log = cluster.nodes[away].log();
+        assert!(!log.contains("are cut off"), "it waited for its whole grace: {log}");
+        drop(waiter);
+        cluster.run_again(away);
+    }
 }
