@@ -7,20 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 use quorumd::base::{ClusterId, NodeId, Rng, Span};
-use quorumd::raft::{Member, Membership, PersistToken};
+use quorumd::raft::{Member, Membership};
 use quorumd::replica::{Action, Event, Options};
 use quorumd::storage::LogBatch;
-use quorumd::wire::{
-    FrameDecoder, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX,
-    PROTOCOL_VERSION_MIN, PeerMessage, decode_hello, decode_hello_answer, encode_frame,
-    encode_hello, encode_hello_answer,
-};
+use quorumd::wire::{FrameDecoder, Genesis, Hello, HelloAnswer, PeerMessage, encode_frame};
 
 use crate::clocks::Clock;
 use crate::faults::Faults;
 use crate::network::{Behaviour, Network};
-use crate::node::{CLUSTER, Node};
+use crate::node::Node;
 use crate::oracle::Oracle;
+use crate::run::Plan;
 use crate::trace::{Trace, brief};
 use crate::workload::Workload;
 
@@ -35,14 +32,16 @@ pub enum Happening {
     Dial { from: usize, to: usize, life: u64 },
     /// The next fault begins.
     Fault,
+    /// A fault of a node's disk ends.
+    DiskHeals(usize),
     /// A hello arrives.
     HelloArrives { from: usize, to: usize, life: u64, hello: Hello },
     /// A node notices that a link is gone.
     LinkLost { from: usize, to: usize, life: u64, redial_failed: bool },
-    /// A partition ends.
+    /// A partition ends, or slow links are fast again.
     Mend(Vec<(usize, usize)>),
-    /// A message arrives.
-    Message { from: usize, to: usize, life: u64, message: Box<PeerMessage> },
+    /// A message arrives that was sent at `sent`.
+    Message { from: usize, to: usize, life: u64, sent: u64, message: Box<PeerMessage> },
     /// A replica is polled.
     Poll { node: usize, life: u64 },
     /// A stopped process goes on.
@@ -51,6 +50,8 @@ pub enum Happening {
     Saved { node: usize, life: u64 },
     /// A crashed process starts again.
     Start(usize),
+    /// A process that drains ends.
+    Stop { node: usize, life: u64 },
     /// A write is durable.
     Written { node: usize, life: u64 },
 }
@@ -76,33 +77,29 @@ pub struct Cluster {
     /// How many things happened.
     pub steps: u64,
     pub(crate) options: Options,
+    pub(crate) plan: Plan,
     genesis: Genesis,
     inflight: BTreeMap<usize, LogBatch>,
     /// Links that are being dialled: one hello at a time, as a dialer does.
-    dialling: BTreeSet<(usize, usize)>,
+    pub(crate) dialling: BTreeSet<(usize, usize)>,
     queue: BTreeMap<(u64, u64), Happening>,
     numbered: u64,
-    disk_latency_max: u64,
+    pub(crate) disk_latency_max: u64,
 }
 
 impl Cluster {
-    /// A cluster whose whole future follows from `seed`.
-    pub fn new(seed: u64, trace: Trace) -> Self {
+    /// A cluster whose whole future follows from the plan.
+    pub fn new(plan: Plan, trace: Trace) -> Self {
+        let seed = plan.seed;
         let mut rng = Rng::new(seed);
         let voters = [1, 2, 3, 3, 3, 3, 4, 5][rng.below(8) as usize];
         let learners = rng.below(2);
         let drift = if rng.chance(1, 2) { crate::clocks::DRIFT_PPM_MAX } else { 100 };
         let ids: Vec<NodeId> = (1..=voters + learners).map(NodeId).collect();
-        let mut options = Options::default();
-        options.raft.election_timeout = Span::from_millis(rng.between(300, 1_000));
-        options.raft.heartbeat_interval = options.raft.election_timeout.divided_by(6);
-        options.resend_interval = Span::from_millis(rng.between(100, 600));
-        options.save_after_entries = rng.between(10, 80);
-        options.save_interval = Span::from_millis(rng.between(500, 5_000));
-        options.cut_entries_min = rng.between(5, 100);
-        options.history_revisions = rng.between(20, 500);
-        let nodes: Vec<Node> =
-            ids.iter().map(|&id| Node::new(id, Clock::new(drift, &mut rng))).collect();
+        let options = draw_options(&mut rng);
+        let clock = |rng: &mut Rng| Clock::new(drift, rng);
+        let host = |&id: &NodeId| Node::new(id, format!("n{id}"), clock(&mut rng));
+        let nodes: Vec<Node> = ids.iter().map(host).collect();
         let network = Network::new(Behaviour::draw(&mut rng));
         let faults = Faults::draw(&mut rng);
         let workload = Workload::draw(&mut rng, nodes.len());
@@ -116,6 +113,7 @@ impl Cluster {
             trace,
             steps: 0,
             options,
+            plan,
             genesis: genesis(&ids, voters as usize),
             inflight: BTreeMap::new(),
             dialling: BTreeSet::new(),
@@ -131,6 +129,14 @@ impl Cluster {
         cluster.begin_clients();
         cluster.plan(500_000, Happening::Fault);
         cluster
+    }
+
+    /// Does something with chances of its own, so that leaving it out changes nothing else.
+    pub fn apart<R>(&mut self, mut rng: Rng, act: impl FnOnce(&mut Self) -> R) -> R {
+        std::mem::swap(&mut self.rng, &mut rng);
+        let result = act(self);
+        std::mem::swap(&mut self.rng, &mut rng);
+        result
     }
 
     /// Adds a line to the trace.
@@ -169,13 +175,20 @@ impl Cluster {
                     self.answer_arrives(from, to, &answer);
                 }
             }
-            Happening::Client(client) => self.client_step(client),
+            Happening::Client(client) => {
+                let rng = self.workload.rng.fork();
+                self.apart(rng, |cluster| cluster.client_step(client));
+            }
             Happening::Dial { from, to, life } => {
                 if self.lives(from, life) {
                     self.dial(from, to);
                 }
             }
-            Happening::Fault => self.next_fault(),
+            Happening::DiskHeals(node) => self.disk_heals(node),
+            Happening::Fault => {
+                let rng = self.faults.rng.fork();
+                self.apart(rng, Self::next_fault);
+            }
             Happening::HelloArrives { from, to, life, hello } => {
                 if self.lives(from, life) {
                     self.hello_arrives(from, to, &hello);
@@ -192,12 +205,12 @@ impl Cluster {
                 }
                 self.say("mended".to_owned());
             }
-            Happening::Message { from, to, life, message } => {
+            Happening::Message { from, to, life, sent, message } => {
                 if self.lives(to, life) {
                     let (sender, text) = (self.nodes[from].id, brief(&message));
                     self.say(format!("n{sender} -> n{}: {text}", self.nodes[to].id));
                     let event = Event::PeerMessage { from: sender, message: *message };
-                    self.handle(to, event);
+                    self.deliver(to, Some(sent), event);
                 }
             }
             Happening::Poll { node, life } => {
@@ -216,6 +229,11 @@ impl Cluster {
                 }
             }
             Happening::Start(node) => self.start(node),
+            Happening::Stop { node, life } => {
+                if self.lives(node, life) {
+                    self.stop(node);
+                }
+            }
             Happening::Written { node, life } => {
                 if self.lives(node, life) {
                     self.written(node);
@@ -231,7 +249,13 @@ impl Cluster {
         }
         let inflight = self.inflight.remove(&node);
         let (now, genesis, options) = (self.now, self.genesis.clone(), self.options.clone());
-        self.nodes[node].start(now, &genesis, &options, inflight.as_ref(), &mut self.rng);
+        let host = &mut self.nodes[node];
+        if let Err(error) = host.start(now, &genesis, &options, inflight.as_ref(), &mut self.rng) {
+            self.say(format!("n{} does not start: {error}", self.nodes[node].id));
+            self.inflight.extend(inflight.map(|batch| (node, batch)));
+            self.plan(300_000, Happening::Start(node));
+            return;
+        }
         let durable = &self.nodes[node].durable;
         self.oracle.crashed(self.nodes[node].id, durable);
         let text = format!(
@@ -257,6 +281,21 @@ impl Cluster {
         if self.rng.chance(1, 2) {
             self.nodes[node].clock.reboot(&mut self.rng);
         }
+        self.is_gone(node);
+    }
+
+    /// A process ends in good order.
+    fn stop(&mut self, node: usize) {
+        self.say(format!("n{} stops", self.nodes[node].id));
+        self.lose_callers(node);
+        self.nodes[node].stop();
+        self.is_gone(node);
+        let after = 1_000 + self.rng.below(500_000);
+        self.plan(after, Happening::Start(node));
+    }
+
+    /// The others notice that a process is gone.
+    fn is_gone(&mut self, node: usize) {
         for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
             self.network.set_down(node, peer);
             self.dialling.remove(&(node, peer));
@@ -279,20 +318,30 @@ impl Cluster {
             // A poll that was planned has found the process stopped.
             process.poll_planned = false;
         }
-        for event in std::mem::take(&mut self.nodes[node].inbox) {
-            self.handle(node, event);
+        for (sent, event) in std::mem::take(&mut self.nodes[node].inbox) {
+            self.deliver(node, sent, event);
         }
         self.plan_poll(node);
     }
 
     /// Something happens to a replica; a stopped one hears of it later.
     pub fn handle(&mut self, node: usize, event: Event) {
+        self.deliver(node, None, event);
+    }
+
+    /// The same with a message that was sent at `sent`.
+    fn deliver(&mut self, node: usize, sent: Option<u64>, event: Event) {
         let now = self.nodes[node].clock.now(self.now);
         let host = &mut self.nodes[node];
         let Some(process) = &mut host.process else { return };
         if host.paused {
-            host.inbox.push(event);
+            host.inbox.push((sent, event));
             return;
+        }
+        if let (Some(sent), Event::PeerMessage { message: PeerMessage::Raft(message), .. }) =
+            (sent, &event)
+        {
+            self.oracle.followed.delivered(message, sent, process.replica.raft().term());
         }
         process.replica.handle(now, event);
         self.plan_poll(node);
@@ -326,7 +375,11 @@ impl Cluster {
             self.nodes.iter().map(|host| (host.id, &host.durable)).collect();
         let process = self.nodes[node].process.as_ref().expect("it was polled");
         self.oracle.polled(id, life, process.replica.raft(), &disks);
-        self.oracle.truth.applied(id, &crate::workload::read(&process.view).machine);
+        {
+            let view = crate::workload::read(&process.view);
+            self.oracle.truth.applied(id, &view.machine);
+            self.oracle.order.applied(id, life, view.machine.applied_index());
+        }
         for action in actions {
             self.act(node, action);
         }
@@ -380,154 +433,19 @@ impl Cluster {
         }
     }
 
-    /// The writer takes what waits, all of it or only the next, as one transaction.
-    fn begin_write(&mut self, node: usize) {
-        let all = self.rng.chance(2, 3);
-        let (life, after) = (self.nodes[node].life, 50 + self.rng.below(self.disk_latency_max));
-        let Some(process) = &mut self.nodes[node].process else { return };
-        if process.writing.is_some() {
-            return;
-        }
-        let Some((mut token, mut batch)) = process.writes.pop_front() else { return };
-        while all && let Some((next, more)) = process.writes.pop_front() {
-            token = next;
-            batch.merge(more);
-        }
-        process.writing = Some((token, batch));
-        self.plan(after, Happening::Written { node, life });
-    }
-
-    fn written(&mut self, node: usize) {
-        let host = &mut self.nodes[node];
-        let Some(process) = &mut host.process else { return };
-        let (token, batch): (PersistToken, LogBatch) =
-            process.writing.take().expect("a write that ends was under way");
-        process.raft_store.write(&batch).expect("the simulated disk is sound");
-        host.durable.apply(&batch);
-        self.begin_write(node);
-        self.handle(node, Event::Written(token));
-    }
-
-    fn saved(&mut self, node: usize) {
-        let process = self.nodes[node].process.as_mut().expect("it saves");
-        let changes = process.saving.take().expect("a save that ends was under way");
-        process.state_store.save(&changes).expect("the simulated disk is sound");
-        self.handle(node, Event::Saved);
-    }
-
     fn send(&mut self, node: usize, to: NodeId, message: PeerMessage) {
         let host = &self.nodes[node];
         let process = host.process.as_ref().expect("it acts");
-        self.oracle.sends(&message, &host.durable, process.replica.raft());
+        self.oracle.sends(&message, &host.durable, &process.issued, process.replica.raft());
         let peer = self.nodes.iter().position(|host| host.id == to).expect("members only");
         let mut buffer = BytesMut::from(&encode_frame(&message)[..]);
         let decoded = FrameDecoder::new().next(&mut buffer).expect("a frame is whole");
         let decoded = decoded.expect("what was encoded can be decoded");
         crate::ensure!(decoded == message && buffer.is_empty(), "wire_faithful", "{message:?}");
-        let life = self.nodes[peer].life;
+        let (life, sent) = (self.nodes[peer].life, self.now);
         for after in self.network.arrivals(node, peer, &mut self.rng) {
             let message = Box::new(decoded.clone());
-            self.plan(after, Happening::Message { from: node, to: peer, life, message });
-        }
-    }
-
-    fn dial_again(&mut self, from: usize, to: usize) {
-        self.dialling.remove(&(from, to));
-        self.plan_dial(from, to);
-    }
-
-    fn plan_dial(&mut self, from: usize, to: usize) {
-        if self.nodes[from].process.is_none() || !self.dialling.insert((from, to)) {
-            return;
-        }
-        let (life, after) = (self.nodes[from].life, 500 + self.rng.below(100_000));
-        self.plan(after, Happening::Dial { from, to, life });
-    }
-
-    fn dial(&mut self, from: usize, to: usize) {
-        if self.network.is_up(from, to) {
-            self.dialling.remove(&(from, to));
-            return;
-        }
-        let reaches = self.nodes[to].runs()
-            && self.nodes[from].runs()
-            && !self.network.is_cut(from, to)
-            && !self.network.is_cut(to, from);
-        if !reaches {
-            self.dial_again(from, to);
-            return;
-        }
-        let hello = Hello {
-            version_min: PROTOCOL_VERSION_MIN,
-            version_max: PROTOCOL_VERSION_MAX,
-            class: LinkClass::Consensus,
-            cluster_name: CLUSTER.to_owned(),
-            name: Node::name(self.nodes[from].id),
-            to_name: Node::name(self.nodes[to].id),
-            claim: self.roster(from).claim(),
-        };
-        let hello = decode_hello(&encode_hello(&hello)).expect("a hello can be decoded");
-        let (life, after) = (self.nodes[from].life, self.network.delay(&mut self.rng));
-        self.plan(after, Happening::HelloArrives { from, to, life, hello });
-    }
-
-    fn roster(&self, node: usize) -> std::sync::MutexGuard<'_, quorumd::replica::Roster> {
-        // The guard lives as long as the roster, which the replica owns as well.
-        let process = self.nodes[node].process.as_ref().expect("it runs");
-        process.roster.lock().expect("nobody panics while it is locked")
-    }
-
-    fn hello_arrives(&mut self, from: usize, to: usize, hello: &Hello) {
-        if !self.nodes[to].runs() {
-            self.dial_again(from, to);
-            return;
-        }
-        let answer = self.roster(to).judge(hello);
-        if let HelloAnswer::Accepted { .. } = &answer {
-            self.roster(to).mark_boot(&hello.claim);
-        }
-        let (dialer, judge) = (self.nodes[from].id, self.nodes[to].id);
-        crate::ensure!(
-            !matches!(
-                answer,
-                HelloAnswer::Refused(HelloRefusal::RolledBack | HelloRefusal::Incarnation)
-            ),
-            "no_false_refusal",
-            "n{judge} refuses n{dialer} with {:?}: {answer:?}",
-            hello.claim
-        );
-        let answer = decode_hello_answer(&encode_hello_answer(&answer)).expect("it can be decoded");
-        let (life, after) = (self.nodes[from].life, self.network.delay(&mut self.rng));
-        self.plan(after, Happening::AnswerArrives { from, to, life, answer });
-    }
-
-    fn answer_arrives(&mut self, from: usize, to: usize, answer: &HelloAnswer) {
-        if !self.nodes[from].runs() || self.nodes[to].process.is_none() {
-            self.dial_again(from, to);
-            return;
-        }
-        let accepted = self.roster(from).accept_answer(&Node::name(self.nodes[to].id), answer);
-        let peer = self.nodes[to].id;
-        match (accepted, answer) {
-            (Ok(_), HelloAnswer::Accepted { claim, .. }) => {
-                self.roster(from).mark_answer(claim);
-                self.network.set_up(from, to);
-                self.dialling.remove(&(from, to));
-                self.say(format!("n{} -> n{peer} is up", self.nodes[from].id));
-                self.handle(from, Event::PeerUp { peer });
-            }
-            // An answer that was overtaken by an acknowledgement looks old: ask again.
-            _ => self.dial_again(from, to),
-        }
-    }
-
-    /// A node notices that its link to a peer is gone, and dials again.
-    pub fn link_lost(&mut self, from: usize, to: usize, redial_failed: bool) {
-        if self.network.set_down(from, to) {
-            let peer = self.nodes[to].id;
-            self.say(format!("n{} lost n{peer}", self.nodes[from].id));
-            self.handle(from, Event::PeerDown { peer, redial_failed });
-            self.plan_dial(from, to);
+            self.plan(after, Happening::Message { from: node, to: peer, life, sent, message });
         }
     }
 
@@ -537,9 +455,23 @@ impl Cluster {
     }
 }
 
+fn draw_options(rng: &mut Rng) -> Options {
+    let mut options = Options::default();
+    // Short ones make many leaders.
+    let longest = if rng.chance(1, 2) { 400 } else { 1_000 };
+    options.raft.election_timeout = Span::from_millis(rng.between(150, longest));
+    options.raft.heartbeat_interval = options.raft.election_timeout.divided_by(6);
+    options.resend_interval = Span::from_millis(rng.between(100, 600));
+    options.save_after_entries = rng.between(10, 80);
+    options.save_interval = Span::from_millis(rng.between(500, 5_000));
+    options.cut_entries_min = rng.between(5, 100);
+    options.history_revisions = rng.between(20, 500);
+    options
+}
+
 fn genesis(ids: &[NodeId], voters: usize) -> Genesis {
     let member = |id: NodeId| {
-        let member = Member { name: Node::name(id), address: format!("n{id}:1") };
+        let member = Member { name: format!("n{id}"), address: format!("n{id}:1") };
         (id, member)
     };
     let members = ids.iter().map(|&id| member(id)).collect();

@@ -116,6 +116,14 @@ impl Disk {
         inner.fault = Fault::PowerOff(inner.changes + nth);
     }
 
+    /// Takes back a fault that was asked for and has not happened.
+    pub fn sound(&self) {
+        let mut inner = self.lock();
+        if !matches!(inner.fault, Fault::Off) {
+            inner.fault = Fault::None;
+        }
+    }
+
     /// Whether a fault that was asked for has happened.
     pub fn has_failed(&self) -> bool {
         let inner = self.lock();

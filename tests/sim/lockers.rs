@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorumd::base::{LeaseId, Span, Token};
 use quorumd::replica::{Event, PromiseState};
 use quorumd::state::{
-    Acquire, Bind, Holder, NewLease, Operation, Outcome, Patience, QueueKind, QueueName,
+    Acquire, Bind, Condition, Holder, NewLease, Operation, Outcome, Patience, QueueKind, QueueName,
 };
 
 use crate::cluster::{Cluster, Happening};
@@ -19,13 +19,13 @@ use crate::workload::{Purpose, read};
 pub struct Locker {
     session: Option<Session>,
     /// What the request under way asks for.
-    wanted: Option<(Bytes, bool, Span)>,
+    wanted: Option<(Lock, bool, Span)>,
 }
 
 #[derive(Clone, Debug)]
 struct Session {
     lease: LeaseId,
-    lock: Bytes,
+    lock: Lock,
     token: Option<Token>,
     node: usize,
     bound: bool,
@@ -34,19 +34,33 @@ struct Session {
     until: u64,
 }
 
-fn queue(lock: &Bytes) -> QueueName {
-    QueueName { kind: QueueKind::Lock, name: lock.clone() }
+/// A lock, a semaphore or an election.
+#[derive(Clone, Debug)]
+struct Lock {
+    queue: QueueName,
+    slots: u32,
+}
+
+/// The first two are locks, then comes a semaphore, then an election.
+fn lock(number: u64) -> Lock {
+    let (kind, name, slots) = match number {
+        0 => (QueueKind::Lock, "l0", 1),
+        1 => (QueueKind::Election, "e0", 1),
+        2 => (QueueKind::Lock, "s0", 2),
+        _ => (QueueKind::Lock, "l1", 1),
+    };
+    Lock { queue: QueueName { kind, name: Bytes::from(name) }, slots }
 }
 
 fn new_lease(ttl: Span, bind: Bind) -> NewLease {
     NewLease { ttl, bind, pid: None, uid: 7, info: String::new() }
 }
 
-fn enter(lock: &Bytes, holder: Holder, patience: Patience) -> Operation {
+fn enter(lock: &Lock, holder: Holder, patience: Patience) -> Operation {
     Operation::Acquire(Acquire {
-        queue: queue(lock),
+        queue: lock.queue.clone(),
         holder,
-        slots: 1,
+        slots: lock.slots,
         value: Bytes::new(),
         patience,
     })
@@ -70,7 +84,7 @@ impl Cluster {
         if self.workload.over {
             return;
         }
-        let lock = Bytes::from(format!("l{}", self.rng.below(self.workload.locks)));
+        let lock = lock(self.rng.below(self.workload.locks));
         let ttl = Span::from_millis(self.rng.between(1_000, 3_000));
         let bound = self.rng.chance(2, 3);
         self.locker(client).wanted = Some((lock.clone(), bound, ttl));
@@ -117,12 +131,32 @@ impl Cluster {
             self.numbered_submit(client, node, Purpose::Acquire, operation);
             return;
         }
+        if self.rng.chance(1, 5) {
+            self.use_lease(client, node, &session);
+            return;
+        }
         self.workload.numbered += 1;
         let op = self.workload.numbered;
         let ticket = self.ask(client, node, op, Asked::Other, Purpose::Keepalive);
         self.say(format!("c{client} asks n{} {ticket:?}: keep {lease}", self.nodes[node].id));
         let deadline = self.deadline(node);
         self.handle(node, Event::Keepalive { ticket, lease, deadline });
+    }
+
+    /// A candidate says something new, or a key is put under the lease.
+    fn use_lease(&mut self, client: usize, node: usize, session: &Session) {
+        let value = Bytes::from(format!("v{}", self.workload.numbered));
+        let name = session.lock.queue.name.clone();
+        let operation = match (session.lock.queue.kind, session.token) {
+            (QueueKind::Election, Some(token)) => Operation::Proclaim { name, token, value },
+            _ => Operation::Put {
+                key: Bytes::from(format!("a{client}")),
+                value,
+                lease: Some(session.lease),
+                condition: Condition::None,
+            },
+        };
+        self.numbered_submit(client, node, Purpose::Release, operation);
     }
 
     fn let_go(&mut self, client: usize, node: usize, session: Session) {
@@ -138,11 +172,11 @@ impl Cluster {
         let at = session.node;
         match (session.bound, session.token) {
             (true, Some(token)) if how == 0 => {
-                self.handle(at, Event::LeaveQueue { queue: queue(&session.lock), token });
+                self.handle(at, Event::LeaveQueue { queue: session.lock.queue.clone(), token });
             }
             (true, _) if how < 3 => self.handle(at, Event::EndLeases(vec![lease])),
             (true, Some(token)) => {
-                let operation = Operation::Release { queue: queue(&session.lock), token };
+                let operation = Operation::Release { queue: session.lock.queue.clone(), token };
                 if self.nodes[at].runs() {
                     self.numbered_submit(client, at, Purpose::Release, operation);
                 }
@@ -215,9 +249,10 @@ impl Cluster {
             let until = clock.truth(local + promise.valid_for);
             self.oracle.holders.promised(now, session.lease, until);
             let Some(token) = session.token else { continue };
-            let place = view.machine.place(&queue(&session.lock), token);
+            let lock = &session.lock;
+            let place = view.machine.place(&lock.queue, token);
             if place.is_some_and(|place| place.ahead == 0 && place.lease == session.lease) {
-                self.oracle.holders.held(now, &session.lock, session.lease, token);
+                self.oracle.holders.held(now, &lock.queue, lock.slots, session.lease, token);
             }
         }
     }

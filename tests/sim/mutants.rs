@@ -6,6 +6,7 @@ use std::time::Instant;
 use quorumd::base::mutation::{self, Mutation};
 
 use crate::many::{self, Failure};
+use crate::run::Plan;
 
 /// Seeds that are known to find an error.
 const KNOWN: &[(Mutation, u64)] = &[
@@ -27,7 +28,7 @@ fn hunt(mutation: Mutation, seeds: impl Iterator<Item = u64>) -> Result<Found, u
     let mut count = 0;
     for seed in seeds {
         count += 1;
-        let (result, _) = mutation.with(|| many::run_seed(seed, false));
+        let (result, _) = mutation.with(|| many::run_plan(&Plan::of(seed), false));
         if let Err(failure) = result {
             return Ok(Found { seeds: count, failure });
         }

@@ -4,7 +4,7 @@
 //! nothing; one that is cut swallows everything, and may be noticed. Who dials and what is said
 //! then is in `cluster.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorumd::base::Rng;
 
@@ -42,17 +42,19 @@ pub struct Network {
     pub behaviour: Behaviour,
     up: BTreeSet<(usize, usize)>,
     cut: BTreeSet<(usize, usize)>,
+    slow: BTreeMap<(usize, usize), u64>,
 }
 
 impl Network {
     /// A network without a link.
     pub fn new(behaviour: Behaviour) -> Self {
-        Self { behaviour, up: BTreeSet::new(), cut: BTreeSet::new() }
+        Self { behaviour, up: BTreeSet::new(), cut: BTreeSet::new(), slow: BTreeMap::new() }
     }
 
     /// All faults end.
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.slow.clear();
         self.behaviour = Behaviour { drop: 0, duplicate: 0, slow: 0, delay_max: 2_000 };
     }
 
@@ -61,9 +63,15 @@ impl Network {
         self.cut.insert((from, to));
     }
 
-    /// They arrive again.
+    /// They take so many microseconds more from now on.
+    pub fn slow_down(&mut self, from: usize, to: usize, more: u64) {
+        self.slow.insert((from, to), more);
+    }
+
+    /// They arrive again, and in time.
     pub fn mend(&mut self, from: usize, to: usize) {
         self.cut.remove(&(from, to));
+        self.slow.remove(&(from, to));
     }
 
     /// Whether they are swallowed.
@@ -95,7 +103,8 @@ impl Network {
             return Vec::new();
         }
         let copies = if rng.chance(self.behaviour.duplicate, 1_000) { 2 } else { 1 };
-        (0..copies).map(|_| self.delay(rng)).collect()
+        let more = self.slow.get(&(from, to)).copied().unwrap_or(0);
+        (0..copies).map(|_| more + self.delay(rng)).collect()
     }
 
     /// How long one message takes.

@@ -17,8 +17,14 @@ use crate::invariants::durable_before_send;
 use crate::invariants::election_safety::ElectionSafety;
 use crate::invariants::histories::Histories;
 use crate::invariants::holder_exclusive::HolderExclusive;
+use crate::invariants::lock_order::LockOrder;
 use crate::invariants::log_matching::LogMatching;
+use crate::invariants::order::Order;
+use crate::invariants::progress_true;
+use crate::invariants::read_confirmed::ReadConfirmed;
 use crate::invariants::state_agrees::StateAgrees;
+use crate::invariants::store_model::StoreModel;
+use crate::invariants::vote_legal::VoteLegal;
 use crate::invariants::vote_unique::VoteUnique;
 use crate::shadow::Shadow;
 
@@ -28,7 +34,14 @@ pub struct Oracle {
     /// Who led.
     pub elections: ElectionSafety,
     votes: VoteUnique,
+    legal: VoteLegal,
     logs: LogMatching,
+    /// How far everything is, on each node.
+    pub order: Order,
+    /// Whom everybody follows.
+    pub followed: ReadConfirmed,
+    store: StoreModel,
+    locks: LockOrder,
     /// What is committed.
     pub committed: CommittedKept,
     /// What follows from it.
@@ -44,7 +57,19 @@ pub struct Oracle {
 impl Oracle {
     /// A batch is handed out to be written behind `issued`, which already holds it afterwards.
     pub fn writes(&mut self, node: NodeId, issued: &mut Shadow, batch: &LogBatch, raft: &Raft) {
+        if let Some(state) = &batch.hard_state {
+            self.votes.written(node, state);
+        }
         for entry in batch.entries.iter().flatten() {
+            // A leader never replaces what it has (R5; Raft paper, 5.3).
+            let own = raft.role() == Role::Leader && entry.term == raft.term();
+            crate::ensure!(
+                !own || issued.entries.last_key_value().is_none_or(|(last, _)| *last < entry.index),
+                "leader_append_only",
+                "n{node} leads {} and writes {} over its own log",
+                raft.term(),
+                entry.index
+            );
             let before = entry.index.previous();
             let previous = if before == Index(0) { Some(Default::default()) } else { None };
             let previous = previous.or_else(|| issued.term_at(before));
@@ -70,10 +95,11 @@ impl Oracle {
     }
 
     /// A message leaves a node whose disk holds `durable`.
-    pub fn sends(&mut self, message: &PeerMessage, durable: &Shadow, raft: &Raft) {
+    pub fn sends(&mut self, message: &PeerMessage, durable: &Shadow, issued: &Shadow, raft: &Raft) {
         let PeerMessage::Raft(message) = message else { return };
         durable_before_send::check(message, durable, raft);
         self.votes.sent(message);
+        self.legal.sent(message, issued, raft);
         if let Body::AppendRequest { prev_index, entries, .. } = &message.body {
             let mut next = prev_index.next();
             for entry in entries {
@@ -113,10 +139,14 @@ impl Oracle {
             let Some(entry) = raft.entry(looked) else { continue };
             if self.committed.commits(node, entry) {
                 news = true;
-                self.truth.committed(entry);
+                if let Some((command, applied)) = self.truth.committed(entry) {
+                    self.store.applied(entry, &command, &applied);
+                    self.locks.applied(entry, &command, &applied, self.truth.machine());
+                }
             }
         }
         self.looked.insert(node, (looked.max(commit), life));
+        progress_true::check(raft, |member| disks.get(&member).copied());
         if news {
             let leads = raft.role() == Role::Leader;
             let found = raft.term_at(commit);
@@ -157,6 +187,6 @@ impl Oracle {
 
     /// A node crashed; its disk still holds `durable`.
     pub fn crashed(&mut self, node: NodeId, durable: &Shadow) {
-        self.votes.crashed(node, durable.hard_state.term);
+        self.votes.crashed(node, &durable.hard_state);
     }
 }

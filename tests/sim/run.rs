@@ -1,5 +1,7 @@
 //! One run: a time with faults, a time without, and what must be true then (K7).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use quorumd::raft::Role;
 use quorumd::state::{Bind, Condition, Operation, QueueKind};
 
@@ -8,55 +10,62 @@ use crate::invariants::histories::Asked;
 use crate::trace::Trace;
 use crate::workload::{Purpose, read};
 
-/// What a run was made of; runs in which nothing happened prove nothing.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is run: a seed, and what of it is left out to find out what matters.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Decides everything.
+    pub seed: u64,
+    /// Faults that do not happen, by their number.
+    pub without_faults: BTreeSet<u64>,
+    /// Things that callers do not begin, by their number.
+    pub without_steps: BTreeSet<u64>,
+}
+
+impl Plan {
+    /// All of a seed.
+    pub fn of(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+}
+
+/// What a run was made of, by name; runs in which nothing happened prove nothing.
+#[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Things that happened.
-    pub steps: u64,
-    /// Faults.
-    pub faults: u64,
-    /// Crashes.
-    pub crashes: u64,
-    /// Simulated microseconds.
-    pub micros: u64,
-    /// Acknowledged writes.
-    pub acked: u64,
-    /// Served linearizable reads.
-    pub reads: u64,
-    /// Outcomes that were never learnt.
-    pub unknown: u64,
-    /// Terms with a leader.
-    pub leaders: u64,
-    /// New holders of locks.
-    pub holders: u64,
-    /// Revisions that watchers were sent.
-    pub delivered: u64,
-    /// Lines of trace.
-    pub lines: u64,
+    counts: BTreeMap<String, u64>,
 }
 
 impl Report {
     /// Adds another run.
     pub fn add(&mut self, other: &Report) {
-        self.steps += other.steps;
-        self.faults += other.faults;
-        self.crashes += other.crashes;
-        self.micros += other.micros;
-        self.acked += other.acked;
-        self.reads += other.reads;
-        self.unknown += other.unknown;
-        self.leaders += other.leaders;
-        self.holders += other.holders;
-        self.delivered += other.delivered;
-        self.lines += other.lines;
+        for (name, count) in &other.counts {
+            *self.counts.entry(name.clone()).or_default() += count;
+        }
+    }
+
+    /// How much of this there was.
+    pub fn get(&self, name: &str) -> u64 {
+        self.counts.get(name).copied().unwrap_or(0)
+    }
+
+    fn count(&mut self, name: &str, count: u64) {
+        *self.counts.entry(name.to_owned()).or_default() += count;
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, count) in self.counts.iter().filter(|(name, _)| *name != "micros") {
+            write!(f, "{name} {count}, ")?;
+        }
+        write!(f, "hours {:.2}", self.get("micros") as f64 / 3.6e9)
     }
 }
 
 const SECOND: u64 = 1_000_000;
 
 /// Runs one seed. Panics when something does not hold.
-pub fn run(seed: u64, trace: Trace) -> Report {
-    let mut cluster = Cluster::new(seed, trace);
+pub fn run(plan: &Plan, trace: Trace) -> Report {
+    let mut cluster = Cluster::new(plan.clone(), trace);
     let faulty = cluster.rng.between(3 * SECOND, 7 * SECOND);
     cluster.run_until(faulty);
     cluster.end_faults();
@@ -68,22 +77,32 @@ pub fn run(seed: u64, trace: Trace) -> Report {
     cluster.write_everywhere();
     cluster.run_until(cluster.now + SECOND);
     cluster.check_end();
-    Report {
-        steps: cluster.steps,
-        faults: cluster.faults.count,
-        crashes: cluster.faults.crashes,
-        micros: cluster.now,
-        acked: cluster.oracle.histories.acked,
-        reads: cluster.oracle.histories.reads,
-        unknown: cluster.oracle.histories.unknown,
-        leaders: cluster.oracle.elections.count(),
-        holders: cluster.oracle.holders.holders,
-        delivered: cluster.workload.watchers.iter().map(|(w, _)| w.delivered).sum(),
-        lines: cluster.trace.count(),
-    }
+    cluster.report()
 }
 
 impl Cluster {
+    fn report(&self) -> Report {
+        let mut report = Report::default();
+        report.count("steps", self.steps);
+        report.count("micros", self.now);
+        report.count("acked", self.oracle.histories.acked);
+        report.count("reads", self.oracle.histories.reads);
+        report.count("local reads", self.workload.local_reads);
+        report.count("transactions", self.workload.txns);
+        report.count("unknown", self.oracle.histories.unknown);
+        report.count("leaders", self.oracle.elections.count());
+        report.count("holders", self.oracle.holders.holders);
+        let watchers = &self.workload.watchers;
+        report.count("watched", watchers.iter().map(|(w, _)| w.delivered).sum());
+        report.count("watches refused", watchers.iter().map(|(w, _)| w.refused).sum());
+        report.count("lines", self.trace.count());
+        for (kind, count) in &self.faults.counts {
+            report.count("faults", *count);
+            report.count(&format!("{kind:?}"), *count);
+        }
+        report
+    }
+
     /// A fresh write through every node.
     fn write_everywhere(&mut self) {
         for node in 0..self.nodes.len() {
@@ -135,7 +154,8 @@ impl Cluster {
         let machine = self.oracle.truth.machine();
         let kept = machine.leases().find(|lease| lease.bind != Bind::Node);
         crate::ensure!(kept.is_none(), "lease_bounded", "nobody keeps {kept:?}");
-        let left = machine.queues(QueueKind::Lock).next();
+        let mut left = machine.queues(QueueKind::Lock).chain(machine.queues(QueueKind::Election));
+        let left = left.next();
         crate::ensure!(left.is_none(), "lease_bounded", "{left:?} is held by nobody");
         self.oracle.histories.check_end(&self.oracle.truth);
         for (watcher, place) in &mut self.workload.watchers {

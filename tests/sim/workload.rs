@@ -10,7 +10,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use quorumd::base::{Revision, Rng, Span};
 use quorumd::replica::{Event, RequestError, Ticket, View};
-use quorumd::state::{Condition, IdempotencyKey, Operation, Outcome, Selection};
+use quorumd::state::{
+    Compare, CompareField, CompareOp, Condition, IdempotencyKey, Operation, Outcome, Selection,
+    Txn, TxnOperation,
+};
 
 use crate::cluster::{Cluster, Happening};
 use crate::invariants::histories::Asked;
@@ -18,7 +21,7 @@ use crate::invariants::watch_complete::Watcher;
 use crate::lockers::Locker;
 
 /// All callers of one run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Workload {
     /// The callers.
     pub clients: Vec<Client>,
@@ -32,6 +35,14 @@ pub struct Workload {
     pub(crate) locks: u64,
     pub(crate) think_max: u64,
     pub(crate) numbered: u64,
+    /// The callers' own chances.
+    pub(crate) rng: Rng,
+    /// How many things callers have begun.
+    pub(crate) begun: u64,
+    /// Local reads that were served.
+    pub local_reads: u64,
+    /// Transactions that were answered.
+    pub txns: u64,
 }
 
 /// One caller.
@@ -65,6 +76,8 @@ pub struct Pending {
     pub op: u64,
     /// What for.
     pub purpose: Purpose,
+    /// When, in true time.
+    pub asked: u64,
 }
 
 /// What is done with an answer.
@@ -76,6 +89,8 @@ pub enum Purpose {
     Grant,
     /// Keep a lease alive.
     Keepalive,
+    /// Read this node's own state, not older than this.
+    Local(Revision),
     /// Read a key.
     Read(Bytes),
     /// Leave a lock, end a lease.
@@ -93,20 +108,27 @@ impl Workload {
     /// Who there is.
     pub fn draw(rng: &mut Rng, nodes: usize) -> Self {
         let client = |locker| Client { waits: false, locker, seen: BTreeMap::new(), again: None };
-        let mut clients: Vec<Client> = (0..rng.between(1, 4)).map(|_| client(None)).collect();
+        let mut clients: Vec<Client> = (0..rng.between(1, 5)).map(|_| client(None)).collect();
         clients.extend((0..rng.below(4)).map(|_| client(Some(Locker::default()))));
         let watcher = |rng: &mut Rng| {
-            let prefixes: [&[u8]; 3] = [b"k", b"k1", b"_locks/"];
-            let prefix = prefixes[rng.below(3) as usize];
-            (Watcher::new(prefix, rng.chance(1, 2)), None)
+            let prefixes: [&[u8]; 4] = [b"k", b"k1", b"_locks/", b"_"];
+            let prefix = prefixes[rng.below(4) as usize];
+            (Watcher::new(prefix, rng.chance(1, 2)).begin_at(rng.below(40)), None)
         };
+        let longest = if rng.chance(1, 3) { 20_000 } else { 200_000 };
         Self {
             clients,
             watchers: (0..nodes.min(3)).map(|_| watcher(rng)).collect(),
+            pending: BTreeMap::new(),
+            over: false,
             keys: rng.between(1, 5),
-            locks: rng.between(1, 2),
-            think_max: rng.between(20_000, 200_000),
-            ..Self::default()
+            locks: rng.between(1, 4),
+            think_max: rng.between(10_000, longest),
+            numbered: 0,
+            rng: rng.fork(),
+            begun: 0,
+            local_reads: 0,
+            txns: 0,
         }
     }
 }
@@ -123,6 +145,11 @@ impl Cluster {
     /// A caller's time has come.
     pub fn client_step(&mut self, client: usize) {
         if self.workload.clients[client].waits {
+            return;
+        }
+        self.workload.begun += 1;
+        if self.plan.without_steps.contains(&self.workload.begun) && !self.workload.over {
+            self.plan(100_000, Happening::Client(client));
             return;
         }
         if self.workload.clients[client].locker.is_some() {
@@ -147,8 +174,10 @@ impl Cluster {
         self.workload.numbered += 1;
         let op = self.workload.numbered;
         let key = Bytes::from(format!("k{}", self.rng.below(self.workload.keys)));
-        match self.rng.below(20) {
+        match self.rng.below(24) {
             0..=8 => self.put(client, node, op, key),
+            20..=21 => self.txn(client, node, op, key),
+            22..=23 => self.local_read(client, node, op, &key),
             9..=10 => {
                 let selection = Selection::Key(key.clone());
                 let operation = Operation::Delete { selection, condition: Condition::None };
@@ -175,6 +204,42 @@ impl Cluster {
         let asked = Asked::Put(key.clone(), value.clone(), condition);
         let operation = Operation::Put { key, value, lease: None, condition };
         self.write(client, node, (op, asked), operation);
+    }
+
+    /// Two keys together, when the first is as it was seen, or has a value.
+    fn txn(&mut self, client: usize, node: usize, op: u64, key: Bytes) {
+        let other = Bytes::from(format!("k{}", self.rng.below(self.workload.keys)));
+        let seen = self.workload.clients[client].seen.get(&key).copied().unwrap_or_default();
+        let value = Bytes::from(format!("v{op}"));
+        let field = match self.rng.below(4) {
+            0 => CompareField::Version(self.rng.below(4)),
+            1 => CompareField::Value(Bytes::from(format!("v{}", self.rng.below(op)))),
+            _ => CompareField::ModRevision(seen),
+        };
+        let ops = [CompareOp::Equal, CompareOp::Greater, CompareOp::Less, CompareOp::NotEqual];
+        let compare = if self.rng.chance(1, 2) { 0 } else { self.rng.below(4) as usize };
+        let put =
+            |key: &Bytes| TxnOperation::Put { key: key.clone(), value: value.clone(), lease: None };
+        let mut then = vec![TxnOperation::Get(Selection::Key(key.clone())), put(&key)];
+        if other != key && self.rng.chance(3, 4) {
+            let gone = TxnOperation::Delete(Selection::Key(other.clone()));
+            then.push(if self.rng.chance(1, 4) { gone } else { put(&other) });
+        }
+        let or_else = vec![TxnOperation::Get(Selection::Key(other))];
+        let compares = vec![Compare { key: key.clone(), field, op: ops[compare] }];
+        let operation = Operation::Txn(Txn { compares, then, or_else });
+        self.write(client, node, (op, Asked::Txn(key, value)), operation);
+    }
+
+    /// The node's own state, not older than what this caller has seen.
+    fn local_read(&mut self, client: usize, node: usize, op: u64, key: &Bytes) {
+        let seen = self.workload.clients[client].seen.get(key).copied().unwrap_or_default();
+        let newest = self.oracle.truth.machine().revision();
+        let revision = if self.rng.chance(1, 2) { seen } else { newest };
+        let ticket = self.ask(client, node, op, Asked::Other, Purpose::Local(revision));
+        self.say(format!("c{client} asks n{} {ticket:?}: {revision}", self.nodes[node].id));
+        let deadline = self.deadline(node);
+        self.handle(node, Event::WaitRevision { ticket, revision, deadline });
     }
 
     fn write(&mut self, client: usize, node: usize, op: (u64, Asked), operation: Operation) {
@@ -221,7 +286,8 @@ impl Cluster {
         let ticket = Ticket(self.workload.numbered);
         self.oracle.histories.begin(op, asked);
         self.workload.clients[client].waits = true;
-        self.workload.pending.insert(ticket, Pending { client, node, op, purpose });
+        let asked = self.now;
+        self.workload.pending.insert(ticket, Pending { client, node, op, purpose, asked });
         let process = self.nodes[node].process.as_mut().expect("a running node is asked");
         process.waiting.insert(ticket);
         ticket
@@ -249,7 +315,7 @@ impl Cluster {
             "{ticket:?} is answered twice, or was never asked: {result:?}"
         );
         let Some(pending) = self.workload.pending.remove(&ticket) else { return };
-        let Pending { client, op, purpose, .. } = pending;
+        let Pending { client, op, purpose, asked, .. } = pending;
         self.workload.clients[client].waits = false;
         let think = self.rng.below(self.workload.think_max);
         self.plan(think, Happening::Client(client));
@@ -267,8 +333,20 @@ impl Cluster {
             }
         };
         match purpose {
+            Purpose::Local(revision) => {
+                let process = self.nodes[node].process.as_ref().expect("it answers");
+                let found = read(&process.view).machine.revision();
+                crate::ensure!(
+                    found >= revision,
+                    "revision_reached",
+                    "a local read of {revision} or later is served at {found}"
+                );
+                self.workload.local_reads += 1;
+            }
             Purpose::Read(key) => {
                 let process = self.nodes[node].process.as_ref().expect("it answers");
+                let membership = process.replica.raft().membership();
+                self.oracle.followed.answered(self.nodes[node].id, asked, membership, "a read");
                 let view = read(&process.view);
                 let record = view.machine.get(&key, None).expect("the present can be read");
                 let revision = view.machine.revision();
@@ -277,12 +355,20 @@ impl Cluster {
                 let seen = record.as_ref().map_or(Revision(0), |record| record.mod_revision);
                 self.workload.clients[client].seen.insert(key, seen);
             }
-            Purpose::Keepalive => self.kept_alive(client, &outcome),
+            Purpose::Keepalive => {
+                let process = self.nodes[node].process.as_ref().expect("it answers");
+                let (id, membership) = (self.nodes[node].id, process.replica.raft().membership());
+                if let Outcome::Done { .. } = outcome {
+                    self.oracle.followed.answered(id, asked, membership, "a keepalive");
+                }
+                self.kept_alive(client, &outcome);
+            }
             Purpose::Acquire | Purpose::Grant => {
                 histories.wrote(op, &outcome, &self.oracle.truth);
                 self.entered(client, node, &outcome);
             }
             Purpose::Release | Purpose::Write(_) => {
+                self.workload.txns += u64::from(matches!(outcome, Outcome::Txn { .. }));
                 histories.wrote(op, &outcome, &self.oracle.truth);
             }
         }
@@ -325,6 +411,11 @@ impl Cluster {
         for (watcher, place) in &mut self.workload.watchers {
             if place.is_none() && self.rng.chance(1, 4) {
                 *place = Some(node);
+            }
+            if *place == Some(node) && self.rng.chance(1, 60) {
+                // Its reader goes on elsewhere.
+                watcher.disconnected();
+                *place = None;
             }
             if *place == Some(node) && self.rng.chance(3, 4) {
                 let most = 1 + self.rng.below(6) as usize;

@@ -26,7 +26,7 @@ pub fn check(message: &Message, durable: &Shadow, raft: &Raft) {
                 held.term
             );
         }
-        Body::VoteResponse { campaign: Campaign::Vote, granted: true } => {
+        Body::VoteResponse { campaign, granted: true } if campaign != Campaign::PreVote => {
             let kept = held.term > term || (held.term, held.vote) == (term, Some(message.to));
             crate::ensure!(
                 kept,
@@ -35,7 +35,7 @@ pub fn check(message: &Message, durable: &Shadow, raft: &Raft) {
                 message.to
             );
         }
-        Body::VoteRequest { campaign: Campaign::Vote, .. } => {
+        Body::VoteRequest { campaign, .. } if campaign != Campaign::PreVote => {
             let kept = held.term > term || (held.term, held.vote) == (term, Some(from));
             crate::ensure!(
                 kept,

@@ -24,6 +24,8 @@ pub enum Asked {
     Delete(Bytes),
     /// Read a key as of now.
     Read(Bytes),
+    /// Set this key, and perhaps another, to a value that no other operation writes.
+    Txn(Bytes, Bytes),
     /// Anything else that returns a revision.
     Other,
 }
@@ -113,8 +115,11 @@ impl Histories {
 
     /// A write was answered with its outcome.
     pub fn wrote(&mut self, id: u64, outcome: &Outcome, truth: &StateAgrees) {
-        let floor = self.ops[&id].floor;
+        let (floor, other) = (self.ops[&id].floor, self.ops[&id].asked == Asked::Other);
         let (revision, changed) = match outcome {
+            Outcome::Put { revision, .. } | Outcome::Deleted { revision, .. } if other => {
+                (*revision, false)
+            }
             Outcome::Put { revision, .. } => (*revision, true),
             Outcome::Deleted { deleted, revision } => (*revision, *deleted > 0),
             Outcome::Acquired { revision, .. }
@@ -122,8 +127,8 @@ impl Histories {
             | Outcome::Done { revision }
             | Outcome::Granted { revision, .. }
             | Outcome::Released { revision }
-            | Outcome::Revoked { revision, .. }
-            | Outcome::Txn { revision, .. } => (*revision, false),
+            | Outcome::Revoked { revision, .. } => (*revision, false),
+            Outcome::Txn { revision, succeeded, .. } => (*revision, *succeeded),
             Outcome::Refused(refusal) => {
                 self.refused(id, refusal, truth);
                 return;
@@ -164,7 +169,7 @@ impl Histories {
         };
         let op = &self.ops[&id];
         let found = events.events.iter().any(|event| match &op.asked {
-            Asked::Put(key, value, _) => {
+            Asked::Put(key, value, _) | Asked::Txn(key, value) => {
                 (&event.record.key, &event.record.value) == (key, value)
                     && event.kind == EventKind::Put
             }
@@ -209,7 +214,7 @@ impl Histories {
     pub fn check_end(&self, truth: &StateAgrees) {
         let mut writers: BTreeMap<&Bytes, u64> = BTreeMap::new();
         for (id, op) in &self.ops {
-            if let Asked::Put(_, value, _) = &op.asked {
+            if let Asked::Put(_, value, _) | Asked::Txn(_, value) = &op.asked {
                 writers.insert(value, *id);
             }
         }
@@ -225,7 +230,7 @@ impl Histories {
                 };
                 let earlier = written.insert(id, *revision);
                 crate::ensure!(
-                    earlier.is_none(),
+                    earlier.is_none_or(|earlier| earlier == *revision),
                     "exactly_once",
                     "{id} is applied at {earlier:?} and {revision}"
                 );

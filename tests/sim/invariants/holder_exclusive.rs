@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use quorumd::base::{LeaseId, Token};
+use quorumd::state::QueueName;
 
 /// What holders were told.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct HolderExclusive {
     /// Until when, in true microseconds, a lease was promised.
     until: BTreeMap<LeaseId, u64>,
     ended: BTreeSet<LeaseId>,
-    locks: BTreeMap<Bytes, BTreeMap<LeaseId, Token>>,
+    locks: BTreeMap<QueueName, BTreeMap<LeaseId, Token>>,
     /// How often somebody new was told that he holds.
     pub holders: u64,
 }
@@ -31,35 +31,27 @@ impl HolderExclusive {
         *known = until.max(*known);
     }
 
-    /// A caller is told that he holds a lock, under a lease that was promised.
-    pub fn held(&mut self, now: u64, lock: &Bytes, lease: LeaseId, token: Token) {
+    /// A caller is told that he holds one of `slots`, under a lease that was promised.
+    pub fn held(&mut self, now: u64, lock: &QueueName, slots: u32, lease: LeaseId, token: Token) {
         let holders = self.locks.entry(lock.clone()).or_default();
-        if holders.insert(lease, token).is_some() {
-            self.others(now, lock, lease);
-            return;
-        }
-        self.holders += 1;
-        let holders = &self.locks[lock];
-        for (&other, &earlier) in holders.iter().filter(|(other, _)| **other != lease) {
+        if holders.insert(lease, token).is_none() {
+            self.holders += 1;
+            let later = self.locks[lock].iter().find(|(_, other)| **other > token);
             crate::ensure!(
-                earlier < token,
+                slots > 1 || later.is_none(),
                 "token_increases",
-                "{lock:?}: {lease} holds with {token} after {other} with {earlier}"
+                "{lock:?}: {lease} holds with {token} after {later:?}"
             );
         }
-        self.others(now, lock, lease);
-    }
-
-    fn others(&self, now: u64, lock: &Bytes, lease: LeaseId) {
-        for other in self.locks[lock].keys().filter(|other| **other != lease) {
-            let until = self.until.get(other).copied().unwrap_or(0);
-            crate::ensure!(
-                until <= now,
-                "holder_exclusive",
-                "{lock:?}: {lease} is told it holds, {other} was told so for {} us more",
-                until.saturating_sub(now)
-            );
-        }
+        let promised = |other: &&LeaseId| self.until.get(*other).is_some_and(|&until| until > now);
+        let others: Vec<&LeaseId> =
+            self.locks[lock].keys().filter(|other| **other != lease).filter(promised).collect();
+        crate::ensure!(
+            others.len() < slots as usize,
+            "holder_exclusive",
+            "{lock:?} of {slots}: {lease} is told it holds, so were {others:?}, for {:?} us more",
+            others.iter().map(|other| self.until[other] - now).collect::<Vec<u64>>()
+        );
     }
 
     /// The caller has given the lease up, or does not live any more.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quorumd::base::{Epoch, NodeId, Revision};
 use quorumd::raft::{Entry, Payload};
-use quorumd::state::{Applied, EventKind, RevisionEvents, StateMachine};
+use quorumd::state::{Applied, Command, EventKind, RevisionEvents, StateMachine};
 use quorumd::wire::decode_stamped;
 
 /// The state after each committed entry, and all events.
@@ -28,7 +28,7 @@ impl Default for StateAgrees {
 
 impl StateAgrees {
     /// The next entry is committed.
-    pub fn committed(&mut self, entry: &Entry) -> Option<Applied> {
+    pub fn committed(&mut self, entry: &Entry) -> Option<(Command, Applied)> {
         let mut applied = None;
         match &entry.payload {
             Payload::Command(bytes) => {
@@ -37,7 +37,7 @@ impl StateAgrees {
                 if let Some(events) = &done.events {
                     self.events.insert(events.revision, events.clone());
                 }
-                applied = Some(done);
+                applied = Some((command, done));
             }
             Payload::Empty | Payload::Membership(_) => self.machine.skip(entry.index, entry.term),
         }

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use quorumd::base::{NodeId, Term};
-use quorumd::raft::{Body, Campaign, Message};
+use quorumd::raft::{Body, Campaign, HardState, Message};
 
 /// The terms and votes that nodes have shown.
 #[derive(Debug, Default)]
 pub struct VoteUnique {
     terms: BTreeMap<NodeId, Term>,
     votes: BTreeMap<(NodeId, Term), NodeId>,
+    written: BTreeMap<(NodeId, Term), NodeId>,
 }
 
 impl VoteUnique {
@@ -21,16 +22,37 @@ impl VoteUnique {
         *known = term;
     }
 
+    /// A node hands out what it will remember of its votes.
+    pub fn written(&mut self, node: NodeId, state: &HardState) {
+        let known = self.written.get(&(node, state.term)).copied();
+        crate::ensure!(
+            known.is_none() || known == state.vote,
+            "vote_unique",
+            "n{node} had voted for {known:?} in term {}, and writes {:?}",
+            state.term,
+            state.vote
+        );
+        if let Some(vote) = state.vote {
+            self.written.insert((node, state.term), vote);
+        }
+    }
+
     /// A node crashed: what it had not written is forgotten, what it wrote is not.
-    pub fn crashed(&mut self, node: NodeId, durable: Term) {
-        self.terms.insert(node, durable);
+    pub fn crashed(&mut self, node: NodeId, durable: &HardState) {
+        self.terms.insert(node, durable.term);
+        if durable.vote.is_none() {
+            self.written.remove(&(node, durable.term));
+        }
+        self.written.retain(|(of, term), _| *of != node || *term <= durable.term);
     }
 
     /// A message leaves a node.
     pub fn sent(&mut self, message: &Message) {
         let candidate = match message.body {
-            Body::VoteResponse { campaign: Campaign::Vote, granted: true } => message.to,
-            Body::VoteRequest { campaign: Campaign::Vote, .. } => message.from,
+            Body::VoteResponse { campaign, granted: true } if campaign != Campaign::PreVote => {
+                message.to
+            }
+            Body::VoteRequest { campaign, .. } if campaign != Campaign::PreVote => message.from,
             _ => return,
         };
         let vote = self.votes.entry((message.from, message.term)).or_insert(candidate);

@@ -17,6 +17,8 @@ pub struct Watcher {
     cursor: Option<Cursor>,
     /// Everything up to here was delivered; nothing was while it is `None`.
     position: Option<Revision>,
+    /// Nothing before this is wanted; it may lie in the future (W7).
+    begin: Revision,
     /// How many revisions were delivered.
     pub delivered: u64,
     /// How often it was told that it cannot be sent everything.
@@ -27,7 +29,21 @@ impl Watcher {
     /// A watcher without a stream.
     pub fn new(prefix: &[u8], initial: bool) -> Self {
         let prefix = Bytes::copy_from_slice(prefix);
-        Self { prefix, initial, cursor: None, position: None, delivered: 0, refused: 0 }
+        Self {
+            prefix,
+            initial,
+            cursor: None,
+            position: None,
+            begin: Revision(0),
+            delivered: 0,
+            refused: 0,
+        }
+    }
+
+    /// One that asks for a revision to begin with, or for none if that is zero.
+    pub fn begin_at(self, begin: u64) -> Self {
+        let begin = if self.initial || begin < 20 { Revision(0) } else { Revision(begin) };
+        Self { begin, ..self }
     }
 
     /// Its node is gone.
@@ -39,7 +55,10 @@ impl Watcher {
     fn open(&mut self, view: &View) {
         let request = WatchRequest {
             filter: Filter::Prefix(self.prefix.clone()),
-            from: self.position.filter(|_| !self.initial).map(Revision::next),
+            from: match self.position {
+                Some(position) => Some(position.next()).filter(|_| !self.initial),
+                None => Some(self.begin).filter(|begin| *begin > Revision(0)),
+            },
             initial: self.initial,
             previous: false,
             resume_after: self.position.filter(|_| self.initial),
@@ -54,12 +73,13 @@ impl Watcher {
     fn compacted(&mut self, machine: &StateMachine, floor: Revision) {
         let gone = machine.compact_revision().max(floor);
         let position = self.position.unwrap_or_default();
+        let position = position.max(self.begin.previous());
         crate::ensure!(
             position < gone,
             "watch_complete",
             "refused as compacted at {gone}, though it only needs what follows {position}"
         );
-        (self.position, self.cursor) = (None, None);
+        (self.position, self.cursor, self.begin) = (None, None, Revision(0));
         self.refused += 1;
     }
 
@@ -131,6 +151,12 @@ impl Watcher {
         events: impl Iterator<Item = &'a Event>,
     ) {
         crate::ensure!(
+            revision >= self.begin,
+            "watch_future_start",
+            "{revision} was delivered, asked for was {}",
+            self.begin
+        );
+        crate::ensure!(
             self.position.is_none_or(|position| position < revision),
             "watch_complete",
             "{revision} was delivered after {:?}",
@@ -153,8 +179,9 @@ impl Watcher {
 
     /// At the end nothing is missing.
     pub fn check_end(&self, truth: &StateAgrees) {
+        let newest = truth.machine().revision();
         crate::ensure!(
-            self.position == Some(truth.machine().revision()),
+            self.position == Some(newest) || self.position.is_none() && self.begin > newest,
             "watch_complete",
             "a watcher stands at {:?}, the store at {}",
             self.position,
