@@ -21,6 +21,9 @@ pub(super) fn ready(context: &Context) -> Result<Response<Body>, Fault> {
     if status.draining {
         return Err(RequestError::Unavailable(UnavailableReason::ShuttingDown).into());
     }
+    if let Some(removal) = status.replica.removed {
+        return Err(removal.into());
+    }
     if status.replica.leader.is_none() {
         return Err(Fault::no_leader());
     }

@@ -8,7 +8,8 @@ use http::{HeaderValue, Response, StatusCode};
 
 use crate::api::types::{Applied, Code, Place, Problem};
 use crate::base::Revision;
-use crate::replica::{RequestError, UnavailableReason};
+use crate::node::StartPhase;
+use crate::replica::{Removal, RequestError, UnavailableReason};
 use crate::state::{QueryError, Refusal};
 use crate::watch::WatchError;
 
@@ -271,6 +272,18 @@ impl From<RequestError> for Fault {
             RequestError::Unavailable(_) => Code::Unavailable,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<Removal> for Fault {
+    fn from(removal: Removal) -> Self {
+        RequestError::Unavailable(UnavailableReason::Removed(removal)).into()
+    }
+}
+
+impl From<&StartPhase> for Fault {
+    fn from(phase: &StartPhase) -> Self {
+        Self::new(Code::NotReady, format!("this node has no state yet: {}", phase.sentence()))
     }
 }
 

@@ -41,7 +41,8 @@ async fn cluster_of_one(directory: &Path) -> Node {
         reserve_bytes: 0,
         replica: crate::replica::Options::default(),
     };
-    let node = Node::start(options, listener, tls).await.unwrap();
+    let starting = crate::node::Starting::new(&options.name, &options.cluster_name);
+    let node = Node::start(options, listener, tls, &starting).await.unwrap();
     let mut status = node.follow(Topic::Status);
     while !node.status().replica.ready {
         status.changed().await;

@@ -1,14 +1,15 @@
 //! What the local socket answers before there is a node: alive, and not ready.
 //!
-//! A first boot waits until all members are up together, which may take as long as people need to
-//! start them. Callers and systemd must not take that for a daemon that hangs. Once the node is
+//! A first boot waits until all members are up together, and a newcomer until it is added, which
+//! may take as long as people need for it. Callers and systemd must not take that for a daemon that hangs. Once the node is
 //! there, `server.rs` takes the listener over.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -16,12 +17,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::base::limits;
-use crate::replica::RequestError;
+use crate::base::{Epoch, Revision, limits};
+use crate::node::{StartStatus, Starting};
 
+use super::answer::{Stamp, json};
 use super::health;
 use super::kv::duration;
 use super::problem::Fault;
+use super::status::starting_view;
 use super::stream::Body;
 
 /// Connections that are answered at once; more wait in the listener's backlog.
@@ -32,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Answers callers of `listener` until it is dropped, which may happen at any await: a caller whose
 /// connection was accepted still gets its answer, the others wait in the backlog for who comes
 /// next.
-pub async fn answer_not_ready(listener: &UnixListener) -> Infallible {
+pub async fn answer_not_ready(listener: &UnixListener, starting: &Starting) -> Infallible {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
@@ -41,9 +44,10 @@ pub async fn answer_not_ready(listener: &UnixListener) -> Infallible {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
+                let starting = starting.clone();
                 tokio::spawn(async move {
                     // A caller that is slow to ask gets no answer: it will ask again.
-                    let _ = timeout(duration(limits::HEAD_TIMEOUT), serve(stream)).await;
+                    let _ = timeout(duration(limits::HEAD_TIMEOUT), serve(stream, starting)).await;
                     drop(permit);
                 });
             }
@@ -55,8 +59,9 @@ pub async fn answer_not_ready(listener: &UnixListener) -> Infallible {
     }
 }
 
-async fn serve(stream: UnixStream) {
-    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request))));
+async fn serve(stream: UnixStream, starting: Starting) {
+    let answered = |request: Request<_>| answer(&request, &starting.status());
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answered(request))));
     // What fails here is the caller's connection.
     let _ = http1::Builder::new()
         .keep_alive(false)
@@ -66,12 +71,17 @@ async fn serve(stream: UnixStream) {
         .await;
 }
 
-fn answer<B>(request: &Request<B>) -> Response<Body> {
-    if request.uri().path() == "/healthz" {
-        return health::alive();
-    }
-    let fault = Fault::from(RequestError::NotReady);
+fn answer(request: &Request<Incoming>, starting: &StartStatus) -> Response<Body> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    match request.uri().path() {
+        "/healthz" => return health::alive(),
+        "/v1/status" if reads => {
+            let nothing = Stamp { revision: Revision(0), epoch: Epoch(0) };
+            return json(StatusCode::OK, &starting_view(starting), nothing);
+        }
+        _ => {}
+    }
+    let fault = Fault::from(&starting.phase);
     if reads { fault.into_response() } else { fault.of_write().into_response() }
 }
 
@@ -81,6 +91,7 @@ mod tests {
     use tokio::net::{UnixListener, UnixStream};
 
     use super::answer_not_ready;
+    use crate::node::Starting;
 
     async fn ask(socket: &std::path::Path, request: &str) -> String {
         let mut stream = UnixStream::connect(socket).await.expect("the socket serves");
@@ -95,18 +106,21 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("s");
         let listener = UnixListener::bind(&socket).expect("a free path");
+        let starting = Starting::new("n1", "blue");
         let asks = async {
             let alive = ask(&socket, "GET /healthz HTTP/1.1\r\nHost: q\r\n\r\n").await;
             assert!(alive.starts_with("HTTP/1.1 200 "), "{alive}");
             let ready = ask(&socket, "GET /readyz HTTP/1.1\r\nHost: q\r\n\r\n").await;
             assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
             assert!(ready.contains("not_ready") && !ready.contains("applied\":"), "{ready}");
+            let status = ask(&socket, "GET /v1/status HTTP/1.1\r\nHost: q\r\n\r\n").await;
+            assert!(status.contains(r#""state":"starting""#), "{status}");
             let put = "PUT /v1/kv/a HTTP/1.1\r\nHost: q\r\nContent-Length: 2\r\n\r\nhi";
             let refused = ask(&socket, put).await;
             assert!(refused.contains(r#""applied":"no""#), "{refused}");
         };
         tokio::select! {
-            _ = answer_not_ready(&listener) => {}
+            _ = answer_not_ready(&listener, &starting) => {}
             () = asks => {}
         }
     }

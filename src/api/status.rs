@@ -3,10 +3,11 @@
 use http::{Response, StatusCode};
 
 use crate::api::types::{
-    HealthNote, HexId, LinkView, MemberRole, MemberView, MembersAnswer, NodeRole, StatusAnswer,
-    StorageView,
+    HealthNote, HexId, LinkView, MemberRole, MemberView, MembersAnswer, NodeRole, NodeState,
+    StatusAnswer, StorageView,
 };
-use crate::node::NodeStatus;
+use crate::base::NodeId;
+use crate::node::{NodeStatus, StartPhase, StartStatus};
 use crate::replica::{MemberStatus, Role};
 
 use super::answer::{Stamp, json};
@@ -46,6 +47,10 @@ fn status_view(status: &NodeStatus) -> StatusAnswer {
         cluster: status.cluster_name.clone(),
         cluster_id: HexId(replica.cluster.get()),
         version: status.version.to_owned(),
+        state: match replica.removed {
+            Some(_) => NodeState::Removed,
+            None => NodeState::Member,
+        },
         role: match replica.role {
             Role::Candidate => NodeRole::Candidate,
             Role::Follower => NodeRole::Follower,
@@ -68,6 +73,7 @@ fn status_view(status: &NodeStatus) -> StatusAnswer {
         members: member_views(status),
         links: status.links.iter().map(link_view).collect(),
         health: health(status),
+        notes: notes(status),
         storage: StorageView {
             data_dir: status.storage.data_dir.clone(),
             raft_bytes: status.storage.raft_bytes,
@@ -105,6 +111,48 @@ fn member_views(status: &NodeStatus) -> Vec<MemberView> {
     members
 }
 
+/// How a node that has not started yet looks.
+pub(super) fn starting_view(starting: &StartStatus) -> StatusAnswer {
+    let (state, code) = match starting.phase {
+        StartPhase::WaitingToBeAdded { .. } => (NodeState::WaitingToBeAdded, "waiting_to_be_added"),
+        StartPhase::FirstBoot { .. } | StartPhase::Loading => (NodeState::Starting, "starting"),
+    };
+    StatusAnswer {
+        node: starting.name.clone(),
+        incarnation: HexId(starting.incarnation.map_or(0, NodeId::get)),
+        cluster: starting.cluster_name.clone(),
+        cluster_id: HexId(0),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state,
+        role: NodeRole::None,
+        leader: None,
+        term: 0,
+        commit_index: 0,
+        applied_index: 0,
+        revision: 0,
+        compact_revision: 0,
+        epoch: 0,
+        ready: false,
+        uptime_ms: 0,
+        leases: 0,
+        digest: HexId(0),
+        pending: 0,
+        members: Vec::new(),
+        links: Vec::new(),
+        health: vec![HealthNote { code: code.to_owned(), detail: starting.phase.sentence() }],
+        notes: Vec::new(),
+        storage: StorageView::default(),
+    }
+}
+
+/// What is worth knowing and needs nothing done.
+fn notes(status: &NodeStatus) -> Vec<HealthNote> {
+    let differs = status.members_differ.iter();
+    let note =
+        |detail: &String| HealthNote { code: "members_differ".to_owned(), detail: detail.clone() };
+    differs.map(note).collect()
+}
+
 /// What an operator should know; nothing when all is well.
 fn health(status: &NodeStatus) -> Vec<HealthNote> {
     let mut notes = Vec::new();
@@ -114,6 +162,10 @@ fn health(status: &NodeStatus) -> Vec<HealthNote> {
     let storage = &status.storage;
     if status.draining {
         note("draining", "this daemon is stopping and takes no new requests".to_owned());
+    }
+    if let Some(removal) = status.replica.removed {
+        note("removed", removal.to_string());
+        return notes;
     }
     if status.replica.leader.is_none() {
         let detail = "no leader is known: writes and linearizable reads wait, local reads go on";

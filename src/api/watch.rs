@@ -211,7 +211,11 @@ impl Stream {
         if !self.live {
             return (None, false);
         }
-        let present = self.context.node.status().replica.leader.is_some();
+        let status = self.context.node.status();
+        if let Some(removal) = status.replica.removed {
+            return (Some(self.error(removal.into())), true);
+        }
+        let present = status.replica.leader.is_some();
         if present == self.leader_told {
             return (None, false);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::command::Session;
 use super::exit::{DONE, Failure};
 use super::output::table;
-use crate::client::{DurationText, MemberRole, MemberView, NodeRole, StatusAnswer};
+use crate::client::{DurationText, MemberRole, MemberView, NodeRole, NodeState, StatusAnswer};
 
 pub(super) async fn status(session: &Session) -> Result<u8, Failure> {
     let answer = session.client.status().await?;
@@ -29,6 +29,7 @@ fn role_name(role: NodeRole) -> &'static str {
         NodeRole::Follower => "follower",
         NodeRole::Leader => "leader",
         NodeRole::Learner => "learner",
+        NodeRole::None => "no member",
         NodeRole::PreCandidate => "pre-candidate",
         NodeRole::Unknown => "unknown",
     }
@@ -71,7 +72,12 @@ fn size(bytes: u64) -> String {
 
 fn status_page(status: &StatusAnswer) -> String {
     let leader = status.leader.as_deref().unwrap_or("none known");
-    let ready = if status.ready { "ready" } else { "not ready" };
+    let ready = match status.state {
+        NodeState::Removed => "removed from the cluster",
+        NodeState::WaitingToBeAdded => "waiting to be added",
+        _ if status.ready => "ready",
+        _ => "not ready",
+    };
     let uptime = DurationText(Duration::from_secs(status.uptime_ms / 1_000));
     let storage = &status.storage;
     let rows = [
@@ -119,6 +125,9 @@ fn status_page(status: &StatusAnswer) -> String {
         for note in &status.health {
             page.push_str(&format!("\n  {}: {}", note.code, note.detail));
         }
+    }
+    for note in &status.notes {
+        page.push_str(&format!("\nnote: {}", note.detail));
     }
     page
 }

@@ -35,7 +35,7 @@ pub use crate::api::types::{
     DeleteAnswer, DurationText, ElectionMessage, ElectionView, ElectionsAnswer, Field,
     GrantLeaseRequest, HeldAnswer, HexId, KeepaliveAnswer, LeaseAnswer, LeaseMessage, LeaseState,
     LeaseView, LeasesAnswer, ListAnswer, LockView, LocksAnswer, MemberRole, MemberView,
-    MembersAnswer, NodeRole, Operand, Place, Problem, PutAnswer, Record, ReleaseAnswer,
+    MembersAnswer, NodeRole, NodeState, Operand, Place, Problem, PutAnswer, Record, ReleaseAnswer,
     RevokeAnswer, StatusAnswer, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult, WatchEvent,
     WatchEventKind, WatchMessage,
 };

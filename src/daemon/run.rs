@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api;
 use crate::config::{Config, MemberRole, Seed};
-use crate::node::{self, Node, NodeStatus, Topic};
+use crate::node::{self, Node, NodeStatus, Starting, Topic};
 use crate::pki::{Credentials, TlsConfigs};
 use crate::raft::Role;
 use crate::replica;
@@ -151,9 +151,11 @@ async fn serve(
     notify::status("starting; at the first boot all members must be up together");
     let tls = TlsConfigs::new(credentials)
         .map_err(|error| Failure::new(ExitCode::Usage, anyhow!("{error}")))?;
+    let starting = Starting::new(&config.name, &config.cluster);
     let node = tokio::select! {
-        node = Node::start(node_options(config), peers, tls) => node,
-        never = api::answer_not_ready(&local) => match never {},
+        node = Node::start(node_options(config), peers, tls, &starting) => node,
+        never = api::answer_not_ready(&local, &starting) => match never {},
+        never = tell_start(&starting) => match never {},
         signal = signals.next() => {
             tracing::info!(signal, "stopped before the node had started");
             sockets::remove_local(&config.socket);
@@ -231,6 +233,19 @@ async fn operate(
     Ok(())
 }
 
+/// Keeps the line that `systemctl status` shows while the node has not started.
+async fn tell_start(starting: &Starting) -> std::convert::Infallible {
+    let mut changes = starting.subscribe();
+    loop {
+        let sentence = changes.borrow_and_update().phase.sentence();
+        notify::status(&sentence);
+        // It cannot fail: `starting` holds the sender.
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Keeps the line that `systemctl status` shows, for as long as it is polled.
 async fn tell_status(node: &Node) -> std::convert::Infallible {
     let mut follower = node.follow(Topic::Status);
@@ -252,6 +267,9 @@ fn status_line(status: &NodeStatus) -> String {
     let leader = replica.leader.and_then(|leader| {
         replica.members.iter().find(|member| member.node == leader).map(|member| &member.name)
     });
+    if let Some(removal) = replica.removed {
+        return removal.to_string();
+    }
     let role = match (replica.role, leader) {
         (Role::Leader, _) => "leader".to_owned(),
         (Role::Learner, Some(leader)) => format!("learner, follows {leader}"),

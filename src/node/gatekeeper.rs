@@ -1,16 +1,16 @@
 //! Answers the questions of `peer/` about who may connect, from the replica's roster, and notices
 //! when the others refuse this very node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::base::NodeId;
+use crate::base::{NodeId, limits};
 use crate::node::error::Ended;
 use crate::peer::Gatekeeper;
 use crate::replica::Roster;
-use crate::wire::{Claim, Hello, HelloAnswer, HelloRefusal};
+use crate::wire::{Claim, Hello, HelloAnswer, HelloRefusal, LinkClass};
 
 /// The gatekeeper of a node, before and after it belongs to a cluster.
 pub(super) struct Gate {
@@ -18,27 +18,40 @@ pub(super) struct Gate {
     /// Blank members that said hello to this blank node: the first boot needs them.
     seen: Mutex<Vec<(String, Claim)>>,
     pub(super) seen_changed: Notify,
-    /// Those voters whose cluster is another than that of this node's data.
-    strangers: Mutex<BTreeSet<String>>,
-    voters: BTreeSet<String>,
-    refused: mpsc::UnboundedSender<Ended>,
+    /// What the others last said of this node, where it is one of the two things that count only
+    /// when enough of them say so.
+    words: Mutex<BTreeMap<String, HelloRefusal>>,
+    /// The voters as this node knew them when it started.
+    voters_before: BTreeSet<String>,
+    news: mpsc::UnboundedSender<News>,
+}
+
+/// What the others have told this node about itself.
+#[derive(Debug)]
+pub(super) enum News {
+    /// It must not go on.
+    Ended(Ended),
+    /// So many say that it was removed that no quorum is left which might know better; or one of
+    /// them takes it again.
+    Removed(bool),
 }
 
 impl Gate {
-    /// `voters`: the members that vote, to tell one confused peer from a cluster that disagrees.
+    /// `voters_before`: those that this node knows of when it starts, to tell one confused peer
+    /// from a cluster that disagrees.
     pub(super) fn new(
         roster: Roster,
-        voters: BTreeSet<String>,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Ended>) {
-        // Unbounded, because each element ends the process: there is one in practice.
-        let (refused, receiver) = mpsc::unbounded_channel();
+        voters_before: BTreeSet<String>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<News>) {
+        // Unbounded, because what is told ends the process, or changes once in a long time.
+        let (news, receiver) = mpsc::unbounded_channel();
         let gate = Self {
             roster: Mutex::new(Arc::new(Mutex::new(roster))),
             seen: Mutex::default(),
             seen_changed: Notify::new(),
-            strangers: Mutex::default(),
-            voters,
-            refused,
+            words: Mutex::default(),
+            voters_before,
+            news,
         };
         (Arc::new(gate), receiver)
     }
@@ -48,7 +61,8 @@ impl Gate {
         *lock(&self.roster) = roster;
     }
 
-    /// The blank members that said hello since the last call.
+    /// The blank members that said hello since the last call, and those members that asked who this
+    /// is, to add it.
     pub(super) fn take_seen(&self) -> Vec<(String, Claim)> {
         std::mem::take(&mut lock(&self.seen))
     }
@@ -57,26 +71,47 @@ impl Gate {
         Arc::clone(&lock(&self.roster))
     }
 
-    /// This node was refused. A data directory that was wiped, exchanged or rolled back stops the
-    /// process: whoever says so knows more than this node does. That it belongs to another cluster
-    /// is believed only when too many voters say so for a quorum to be left: a single one may
-    /// itself be the stranger. Who dials from another cluster says so too; the members that such a
-    /// directory lists may be at addresses where nobody is, so that nobody else would.
-    fn notice_refusal(&self, by: &str, refusal: HelloRefusal) {
+    /// This node was refused.
+    ///
+    /// Proof of a rollback is one peer's memory of what this node itself has promised: nobody else
+    /// need have it, a peer that is behind remembers less and not more, and a voter that has lost a
+    /// promise must not give another. So one word of it ends the process.
+    ///
+    /// That this node was removed, or that its data belongs to another cluster, is believed only
+    /// when too many voters say so for a quorum to be left: a single one may itself be behind or
+    /// the stranger. Who dials from another cluster says so too; the members that such a directory
+    /// lists may be at addresses where nobody is, so that nobody else would.
+    fn notice_refusal(&self, by: &str, refusal: HelloRefusal, known: &BTreeSet<String>) {
         let is_certain = match refusal {
-            HelloRefusal::Incarnation | HelloRefusal::RolledBack => true,
-            HelloRefusal::ClusterIdentity => {
-                let mut strangers = lock(&self.strangers);
-                if self.voters.contains(by) {
-                    strangers.insert(by.to_owned());
-                }
-                strangers.len() > self.voters.len().saturating_sub(1) / 2
+            HelloRefusal::RolledBack => true,
+            HelloRefusal::ClusterIdentity | HelloRefusal::Removed => {
+                let mut words = lock(&self.words);
+                words.insert(by.to_owned(), refusal);
+                let says_so = |voters: &BTreeSet<String>| {
+                    let saying = voters.iter().filter(|name| words.get(*name) == Some(&refusal));
+                    saying.count() > voters.len().saturating_sub(1) / 2
+                };
+                says_so(known) || says_so(&self.voters_before)
             }
             _ => false,
         };
-        if is_certain {
+        if !is_certain {
+            return;
+        }
+        let news = match refusal {
+            HelloRefusal::Removed => News::Removed(true),
+            _ => News::Ended(Ended::Refused { by: by.to_owned(), refusal }),
+        };
+        // The receiver lives as long as the process.
+        let _ = self.news.send(news);
+    }
+
+    /// A peer takes this node, or this node takes the peer: neither is a stranger to the other.
+    fn forget_word(&self, by: &str) {
+        let word = lock(&self.words).remove(by);
+        if word == Some(HelloRefusal::Removed) {
             // The receiver lives as long as the process.
-            let _ = self.refused.send(Ended::Refused { by: by.to_owned(), refusal });
+            let _ = self.news.send(News::Removed(false));
         }
     }
 }
@@ -91,17 +126,21 @@ impl Gatekeeper for Gate {
         let mut roster = lock(&roster);
         let answer = roster.judge(hello);
         match &answer {
-            HelloAnswer::Accepted { .. } => {
-                lock(&self.strangers).remove(&hello.name);
-                roster.mark_boot(&hello.claim);
+            HelloAnswer::Accepted { .. } if hello.class == LinkClass::Consensus => {
+                roster.welcome(&hello.name, &hello.claim);
             }
             HelloAnswer::Refused(refusal @ HelloRefusal::ClusterIdentity) => {
-                self.notice_refusal(&hello.name, *refusal);
+                self.notice_refusal(&hello.name, *refusal, &roster.voters());
             }
             HelloAnswer::Blank { .. } => {
-                lock(&self.seen).push((hello.name.clone(), hello.claim.clone()));
+                let mut seen = lock(&self.seen);
+                // Nobody has to be seen twice before this node looks again.
+                if seen.len() < limits::MEMBERS_MAX {
+                    seen.push((hello.name.clone(), hello.claim.clone()));
+                }
                 self.seen_changed.notify_one();
             }
+            HelloAnswer::Accepted { .. } => {}
             HelloAnswer::Genesis(_) | HelloAnswer::Refused(_) => {}
         }
         answer
@@ -113,10 +152,12 @@ impl Gatekeeper for Gate {
         let accepted = roster.accept_answer(peer_name, answer);
         match answer {
             HelloAnswer::Accepted { claim, .. } if accepted.is_ok() => {
-                lock(&self.strangers).remove(peer_name);
+                self.forget_word(peer_name);
                 roster.mark_answer(claim);
             }
-            HelloAnswer::Refused(refusal) => self.notice_refusal(peer_name, *refusal),
+            HelloAnswer::Refused(refusal) => {
+                self.notice_refusal(peer_name, *refusal, &roster.voters());
+            }
             _ => {}
         }
         accepted

@@ -90,10 +90,14 @@ impl Node {
                 self.ask(|ticket| Event::Read { ticket, deadline }).await?;
             }
             Consistency::Local { min_revision } => {
-                let (applied, revision) = {
+                let (applied, revision, removed) = {
                     let view = self.view();
-                    (view.machine.applied_index(), view.machine.revision())
+                    (view.machine.applied_index(), view.machine.revision(), view.removed)
                 };
+                if let Some(removal) = removed {
+                    let reason = UnavailableReason::Removed(removal);
+                    return Err(RequestError::Unavailable(reason));
+                }
                 if applied == Index(0) {
                     return Err(RequestError::NotReady);
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::{Revision, Span};
-use crate::node::{Consistency, Node, Options, StartError, Topic};
+use crate::node::{Consistency, Node, Options, StartError, StartPhase, Starting, Topic};
 use crate::pki::{Authority, Credentials, TlsConfigs, Validity};
 use crate::replica::Seed;
 use crate::state::{Condition, Operation, Outcome};
@@ -62,6 +62,16 @@ impl Cluster {
     }
 
     async fn start_in(&mut self, index: usize, path: &Path) -> Result<Node, StartError> {
+        let starting = Starting::new(&self.hosts[index].name, CLUSTER);
+        self.start_as(index, path, &starting).await
+    }
+
+    async fn start_as(
+        &mut self,
+        index: usize,
+        path: &Path,
+        starting: &Starting,
+    ) -> Result<Node, StartError> {
         let address = self.seeds[&self.hosts[index].name].address.clone();
         let host = &mut self.hosts[index];
         let listener = host
@@ -76,7 +86,7 @@ impl Cluster {
             reserve_bytes: 0,
             replica: crate::replica::Options::default(),
         };
-        Node::start(options, listener, host.tls.clone()).await
+        Node::start(options, listener, host.tls.clone(), starting).await
     }
 
     async fn start_all(&mut self) -> Vec<Node> {
@@ -179,7 +189,7 @@ fn three_nodes_boot_into_one_cluster_write_read_watch_and_come_back() {
 }
 
 #[test]
-fn a_wiped_data_directory_is_refused_and_the_others_go_on() {
+fn a_wiped_data_directory_waits_to_be_replaced_and_the_others_go_on() {
     within(async {
         let mut cluster = Cluster::new(3);
         let nodes = cluster.start_all().await;
@@ -188,11 +198,19 @@ fn a_wiped_data_directory_is_refused_and_the_others_go_on() {
         }
         nodes[0].stop().await;
         let empty = tempfile::tempdir().expect("a temporary directory can be made");
-        let Err(StartError::Refused { refusal, .. }) = cluster.start_in(0, empty.path()).await
-        else {
-            panic!("an empty directory was taken for the former one");
-        };
-        assert_eq!(refusal, crate::wire::HelloRefusal::Incarnation);
+        let starting = Starting::new("n1", CLUSTER);
+        let mut changes = starting.subscribe();
+        tokio::select! {
+            _ = cluster.start_as(0, empty.path(), &starting) => {
+                panic!("an empty directory was taken for the former one");
+            }
+            told = changes.wait_for(|status| {
+                matches!(status.phase, StartPhase::WaitingToBeAdded { replaces: true, .. })
+            }) => {
+                let sentence = told.expect("the sender is here").phase.sentence();
+                assert!(sentence.contains("quorumctl members replace n1"), "{sentence}");
+            }
+        }
         for node in &nodes[1..] {
             ready(node).await;
             let outcome = node.submit(put("k", "v"), None, TIMEOUT).await;

@@ -15,7 +15,8 @@ use crate::node::mailbox::{Answer, Inbox, Mail};
 use crate::node::writer::Write;
 use crate::node::{Clock, LinkStatus, NodeStatus, StorageStatus};
 use crate::peer::{Links, Target};
-use crate::replica::{Action, Event, MemberStatus, Replica, ReplicaStatus, Ticket, View};
+use crate::raft::Member;
+use crate::replica::{Action, Event, MemberStatus, Replica, ReplicaStatus, Seed, Ticket, View};
 use crate::state::RowChange;
 
 /// Events that are handled before the replica is polled: enough that one disk write serves all that
@@ -41,6 +42,7 @@ pub(super) struct Facts {
     pub(super) data_dir: String,
     pub(super) reserve_bytes: u64,
     pub(super) store_bytes_max: u64,
+    pub(super) seeds: BTreeMap<String, Seed>,
     pub(super) started: Instant,
 }
 
@@ -57,9 +59,11 @@ pub(super) struct Runner {
     pub(super) links: Arc<Links>,
     pub(super) gauges: Gauges,
     pub(super) facts: Facts,
-    pub(super) names: BTreeMap<NodeId, String>,
+    pub(super) contacts: BTreeMap<NodeId, Member>,
     pub(super) waiting: HashMap<Ticket, oneshot::Sender<Answer>>,
     pub(super) status_at: Instant,
+    /// The members as last compared with the configuration file, and what came of it.
+    pub(super) compared: (Vec<MemberStatus>, Option<String>),
 }
 
 impl Runner {
@@ -128,9 +132,8 @@ impl Runner {
                 let _ = self.saves.send(changes);
             }
             Action::Send { to, message } => {
-                if let Some(name) = self.names.get(&to) {
-                    self.links.send(name, message);
-                }
+                // Whoever is no contact any more need not be told.
+                self.links.send(to, message);
             }
             Action::Write { token, batch } => {
                 // Closed only when the writer has failed, which ends the process by itself.
@@ -142,27 +145,27 @@ impl Runner {
 
     fn refresh_status(&mut self) {
         let replica = self.replica.status();
-        self.follow_members(&replica.members);
+        self.follow_contacts();
         let status = Arc::new(self.status(replica));
         *self.shared.status.write().unwrap_or_else(PoisonError::into_inner) = status;
         self.status_at = Clock.instant();
     }
 
-    fn follow_members(&mut self, members: &[MemberStatus]) {
-        let names: BTreeMap<NodeId, String> =
-            members.iter().map(|member| (member.node, member.name.clone())).collect();
-        if names == self.names {
+    fn follow_contacts(&mut self) {
+        let contacts = self.replica.contacts();
+        if contacts == self.contacts {
             return;
         }
-        let target = |member: &MemberStatus| Target {
+        let target = |(&node, member): (&NodeId, &Member)| Target {
+            node,
             name: member.name.clone(),
             address: member.address.clone(),
         };
-        self.links.set_targets(members.iter().map(target).collect());
-        self.names = names;
+        self.links.set_targets(contacts.iter().map(target).collect());
+        self.contacts = contacts;
     }
 
-    fn status(&self, replica: ReplicaStatus) -> NodeStatus {
+    fn status(&mut self, replica: ReplicaStatus) -> NodeStatus {
         let view = self.shared.view.read().unwrap_or_else(PoisonError::into_inner);
         let link = |peer: &crate::peer::PeerStatus| LinkStatus {
             name: peer.name.clone(),
@@ -171,8 +174,55 @@ impl Runner {
         };
         let links = self.links.status().peers.iter().map(link).collect();
         let draining = self.shared.draining.load(Ordering::Relaxed);
-        collect(&self.facts, &self.gauges, replica, &view, links, draining)
+        let mut status = collect(&self.facts, &self.gauges, replica, &view, links, draining);
+        if status.replica.members != self.compared.0 {
+            let differ = members_differ(&self.facts.seeds, &status.replica);
+            if let Some(differ) = differ.as_ref().filter(|_| differ != self.compared.1) {
+                tracing::info!("{differ}");
+            }
+            self.compared = (status.replica.members.clone(), differ);
+        }
+        status.members_differ = self.compared.1.clone();
+        status
     }
+}
+
+/// How the members of the cluster differ from those of the configuration file, for people. The file
+/// only seeds the first boot: nothing is done about it.
+fn members_differ(seeds: &BTreeMap<String, Seed>, replica: &ReplicaStatus) -> Option<String> {
+    let role = |voter: bool| if voter { "voter" } else { "learner" };
+    let mut differences = Vec::new();
+    for member in &replica.members {
+        match seeds.get(&member.name) {
+            None => differences.push(format!(
+                "{} ({} at {}) is not in the file",
+                member.name,
+                role(member.voter),
+                member.address
+            )),
+            Some(seed) if (seed.voter, &seed.address) != (member.voter, &member.address) => {
+                differences.push(format!(
+                    "{} is a {} at {}, in the file a {} at {}",
+                    member.name,
+                    role(member.voter),
+                    member.address,
+                    role(seed.voter),
+                    seed.address
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let is_member = |name: &String| replica.members.iter().any(|member| member.name == *name);
+    let missing = seeds.keys().filter(|name| !is_member(name));
+    differences.extend(missing.map(|name| format!("{name} in the file is no member")));
+    (!differences.is_empty()).then(|| {
+        format!(
+            "the members of the cluster are not those of the configuration file, which only counts \
+             at the first boot: {}",
+            differences.join("; ")
+        )
+    })
 }
 
 /// Puts a status together.
@@ -208,6 +258,7 @@ pub(super) fn collect(
             last_write: Span::from_micros(gauge(&gauges.last_write_micros)),
         },
         links,
+        members_differ: None,
         uptime: Clock.instant().since(facts.started),
         draining,
     }

@@ -5,16 +5,17 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{NodeId, Rng};
+use crate::base::{Index, NodeId, Rng};
 use crate::node::bootstrap::{self, Newcomer};
 use crate::node::error::StartError;
-use crate::node::gatekeeper::Gate;
+use crate::node::gatekeeper::{Gate, News};
+use crate::node::handle::Shared;
 use crate::node::threads::{Stores, spawn};
-use crate::node::{Clock, Node};
+use crate::node::{Clock, Node, StartPhase, Starting};
 use crate::peer::Links;
 use crate::pki::TlsConfigs;
 use crate::raft::Payload;
-use crate::replica::{Bootstrap, Recovery, Replica, Roster, Seed};
+use crate::replica::{Bootstrap, Event, Recovery, Replica, Roster, Seed};
 use crate::state::{Row, StateMachine};
 use crate::storage::{Identity, RaftStore, RecoveredLog, StateStore, check};
 use crate::wire::{Claim, Standing};
@@ -43,11 +44,14 @@ const INBOUND_MAX: usize = 1_024;
 impl Node {
     /// Starts a node on the current tokio runtime, listening for its peers on `listener`.
     ///
-    /// On a blank data directory this resolves only once all listed members were up together.
+    /// On a blank data directory this resolves only once all listed members were up together, or,
+    /// when their cluster runs already, once this node was added to it; `starting` says what it
+    /// waits for.
     pub async fn start(
         options: Options,
         listener: TcpListener,
         tls: TlsConfigs,
+        starting: &Starting,
     ) -> Result<Node, StartError> {
         make_directory(&options.data_dir)?;
         let fresh = || Identity {
@@ -58,7 +62,8 @@ impl Node {
         let path = options.data_dir.join("raft.redb");
         let (mut raft_store, mut log) = RaftStore::open_path(&path, fresh)?;
         check_identity(&options, &log)?;
-        let (gate, mut refused) = Gate::new(first_roster(&options, &log), voters(&options, &log));
+        starting.is(log.identity.node);
+        let (gate, mut news) = Gate::new(first_roster(&options, &log), voters(&options, &log));
         let (inbound_sender, inbound) = tokio::sync::mpsc::channel(INBOUND_MAX);
         let link_options =
             crate::peer::Options::new(&options.cluster_name, &options.name, random());
@@ -73,8 +78,11 @@ impl Node {
                 name: options.name.clone(),
                 node: log.identity.node,
                 seeds: options.seeds.clone(),
+                tls: &tls,
+                gate: &gate,
+                starting,
             };
-            let genesis = match bootstrap::run(&newcomer, &tls, &gate, Rng::new(random())).await {
+            let genesis = match bootstrap::run(&newcomer, Rng::new(random())).await {
                 Ok(genesis) => genesis,
                 Err(error) => {
                     // Whoever starts it again finds the port free.
@@ -86,6 +94,7 @@ impl Node {
             tracing::info!(cluster = %genesis.cluster, "this node belongs to a cluster now");
             log.genesis = Some(genesis);
         }
+        starting.waits(StartPhase::Loading);
         let (state_store, machine) = open_state(&options.data_dir, &log)?;
         let identity = log.identity.clone();
         let recovery = Recovery { log, machine };
@@ -94,13 +103,24 @@ impl Node {
         gate.set_roster(replica.shared_roster());
         let stores = Stores { raft: raft_store, state: state_store, identity };
         let node = spawn(options, replica, stores, Arc::new(links), inbound);
-        let ended = node.shared.ended.clone();
+        let shared = Arc::clone(&node.shared);
         tokio::spawn(async move {
-            if let Some(reason) = refused.recv().await {
-                ended.send_replace(Some(Arc::new(reason)));
+            while let Some(news) = news.recv().await {
+                tell(&shared, news);
             }
         });
         Ok(node)
+    }
+}
+
+/// Hands on what the others have said of this node.
+fn tell(shared: &Shared, news: News) {
+    match news {
+        News::Ended(reason) => drop(shared.ended.send_replace(Some(Arc::new(reason)))),
+        News::Removed(removed) => {
+            // When the node has stopped, nobody needs to know.
+            shared.mailbox.tell_always(Event::PeersSayRemoved { removed });
+        }
     }
 }
 
@@ -159,6 +179,9 @@ fn first_roster(options: &Options, log: &RecoveredLog) -> Roster {
                 term: log.hard_state.term,
                 last_term,
                 last_index,
+                // The replica will know, in a moment.
+                membership: Index(0),
+                address: String::new(),
             };
             let membership =
                 log.cut.membership.clone().unwrap_or_else(|| genesis.membership.clone());
@@ -166,7 +189,7 @@ fn first_roster(options: &Options, log: &RecoveredLog) -> Roster {
                 options.cluster_name.clone(),
                 claim(standing),
                 genesis.clone(),
-                membership,
+                (Index(0), membership),
                 log.marks.clone(),
             )
         }

@@ -34,6 +34,9 @@ pub struct NodeStatus {
     pub storage: StorageStatus,
     /// The connections to the other members.
     pub links: Vec<LinkStatus>,
+    /// How the members differ from those in the configuration file, which only counts at the first
+    /// boot; nothing when they are the same.
+    pub members_differ: Option<String>,
     /// How long this process runs.
     pub uptime: Span,
     /// Whether it is about to stop.

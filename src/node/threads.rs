@@ -48,6 +48,7 @@ pub(super) fn spawn(
         data_dir: options.data_dir.display().to_string(),
         reserve_bytes: options.reserve_bytes,
         store_bytes_max: options.replica.store_bytes_max,
+        seeds: options.seeds,
         started: Clock.instant(),
     };
     let shared = share(&mailbox, &facts, &gauges, &replica);
@@ -87,9 +88,10 @@ pub(super) fn spawn(
         links: Arc::clone(&links),
         gauges,
         facts,
-        names: BTreeMap::new(),
+        contacts: BTreeMap::new(),
         waiting: HashMap::new(),
         status_at: Clock.instant(),
+        compared: (Vec::new(), None),
     };
     let main = supervise("replica", &shared, move || runner.run());
     finish_when_stopped(vec![main, writer, saver], links, &shared);

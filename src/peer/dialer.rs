@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::base::{NodeId, Rng};
+use crate::base::Rng;
 use crate::peer::link::{self, Ended};
 use crate::peer::links::{Peer, Poke, Shared};
 use crate::peer::{Inbound, PeerError, hello};
@@ -25,35 +25,35 @@ pub(super) async fn run(
     rng: Rng,
 ) {
     let mut backoff = Backoff::new(rng, shared.options.backoff_min, shared.options.backoff_max);
-    // The node whose link ended, for as long as its end has not been reported.
-    let mut lost: Option<NodeId> = None;
+    // Whether a link ended whose end has not been reported.
+    let mut lost = false;
     while wait(backoff.next(), &peer, &mut pokes).await {
         let address = peer.address();
         let dialed = tokio::select! {
-            dialed = hello::dial(&shared, &peer.name, &address) => dialed,
+            dialed = hello::dial(&shared, &peer, &address) => dialed,
             () = peer.outbox.closed() => break,
         };
         match dialed {
             Err(error) => {
                 note_failure(&shared, &peer, error);
-                if let Some(node) = lost.take() {
-                    tell_down(&shared, &peer, node, true).await;
+                if std::mem::take(&mut lost) {
+                    tell_down(&shared, &peer, true).await;
                 }
             }
-            Ok((node, stream)) => {
-                if let Some(node) = lost.take() {
-                    tell_down(&shared, &peer, node, false).await;
+            Ok(stream) => {
+                if std::mem::take(&mut lost) {
+                    tell_down(&shared, &peer, false).await;
                 }
                 let since = Instant::now();
-                peer.linked(node, since);
+                peer.linked(since);
                 shared.refusals.forget(&peer.name);
-                tracing::info!(peer = %peer.name, %node, "connected to peer");
-                let up = Inbound::Up { peer: node, name: peer.name.clone() };
+                tracing::info!(peer = %peer.name, node = %peer.node, "connected to peer");
+                let up = Inbound::Up { peer: peer.node, name: peer.name.clone() };
                 // A closed inbound channel means that the node has stopped: shutdown follows.
                 let _ = shared.inbound.send(up).await;
                 let ended = link::send(&shared, &peer, stream, &mut pokes).await;
                 peer.unlinked();
-                lost = Some(node);
+                lost = true;
                 if since.elapsed() >= HEALTHY_AFTER {
                     backoff.reset();
                 }
@@ -65,8 +65,8 @@ pub(super) async fn run(
             }
         }
     }
-    if let Some(node) = lost {
-        tell_down(&shared, &peer, node, false).await;
+    if lost {
+        tell_down(&shared, &peer, false).await;
     }
 }
 
@@ -101,7 +101,8 @@ fn note_failure(shared: &Shared, peer: &Peer, error: PeerError) {
     }
 }
 
-async fn tell_down(shared: &Shared, peer: &Peer, node: NodeId, redial_failed: bool) {
+async fn tell_down(shared: &Shared, peer: &Peer, redial_failed: bool) {
+    let node = peer.node;
     tracing::info!(peer = %peer.name, %node, redial_failed, "the link to a peer ended");
     let down = Inbound::Down { peer: node, name: peer.name.clone(), redial_failed };
     // A closed inbound channel means that the node has stopped and wants to know no more.

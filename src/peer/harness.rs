@@ -69,6 +69,8 @@ pub(super) fn claim(node: NodeId) -> Claim {
         term: Term(1),
         last_term: Term(1),
         last_index: Index(1),
+        membership: Index(0),
+        address: String::new(),
     };
     Claim { node, boot: Boot(1), standing }
 }
@@ -141,6 +143,7 @@ pub(super) fn hello(name: &str, number: u64) -> Hello {
         cluster_name: "blue".to_owned(),
         name: name.to_owned(),
         to_name: "alpha".to_owned(),
+        to_node: None,
         claim: claim(node(number)),
     }
 }
@@ -162,7 +165,8 @@ impl Node {
     }
 
     pub(super) fn target(&self, name: &str) -> Target {
-        Target { name: name.to_owned(), address: self.address().to_string() }
+        let node = Gate::of(name).members[name];
+        Target { node, name: name.to_owned(), address: self.address().to_string() }
     }
 
     pub(super) async fn next(&mut self) -> Inbound {
@@ -211,8 +215,8 @@ impl Node {
 
 /// Shows that the links between two nodes still work in both directions.
 pub(super) async fn exchange(alpha: &mut Node, beta: &mut Node, number: u64) {
-    assert!(alpha.links.send("beta", message(1, number)));
-    assert!(beta.links.send("alpha", message(2, number)));
+    assert!(alpha.links.send(node(2), message(1, number)));
+    assert!(beta.links.send(node(1), message(2, number)));
     assert_eq!(beta.until_message().await, (node(1), message(1, number)));
     assert_eq!(alpha.until_message().await, (node(2), message(2, number)));
 }

@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::base::{NodeId, limits};
-use crate::peer::links::Shared;
+use crate::peer::links::{Peer, Shared};
 use crate::peer::socket;
-use crate::peer::{Gatekeeper, PeerError, PeerFault, Target};
+use crate::peer::{Gatekeeper, PeerError, PeerFault};
 use crate::pki::{ALPN, Identity, TlsConfigs, peer_identity};
 use crate::wire::{
     Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
@@ -55,17 +55,18 @@ impl<E: Into<PeerError>> From<E> for Rejected {
     }
 }
 
-/// Dials a target once, asks for what a node without a cluster identity asks for, and closes.
+/// Dials an address once, gets one answer, and closes: to learn the cluster's identity, or who a
+/// newcomer is.
 ///
-/// `hello` names the class, this node and the target; the target's certificate must carry the
-/// hello's `cluster_name` and the target's name. Takes at most some seconds.
+/// `hello` names the class, this node and whom it wants to reach; the certificate there must carry
+/// the hello's `cluster_name` and `to_name`. Takes at most some seconds.
 pub async fn introduce(
     tls: &TlsConfigs,
-    target: &Target,
+    address: &str,
     hello: &Hello,
 ) -> Result<HelloAnswer, PeerError> {
-    let socket = socket::connect(&target.address, INTRODUCE_TIMEOUT).await?;
-    let greeting = greet(tls, socket, &target.name, hello);
+    let socket = socket::connect(address, INTRODUCE_TIMEOUT).await?;
+    let greeting = greet(tls, socket, hello);
     let (answer, mut stream) =
         timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
     // The answer is here: how the connection ends does not matter any more.
@@ -77,9 +78,9 @@ pub async fn introduce(
 /// it.
 pub(super) async fn dial(
     shared: &Shared,
-    name: &str,
+    peer: &Peer,
     address: &str,
-) -> Result<(NodeId, TlsStream<TcpStream>), PeerError> {
+) -> Result<TlsStream<TcpStream>, PeerError> {
     let socket = socket::connect(address, shared.options.dial_timeout).await?;
     let hello = Hello {
         version_min: PROTOCOL_VERSION_MIN,
@@ -87,17 +88,22 @@ pub(super) async fn dial(
         class: LinkClass::Consensus,
         cluster_name: shared.options.cluster_name.clone(),
         name: shared.options.name.clone(),
-        to_name: name.to_owned(),
+        to_name: peer.name.clone(),
+        to_node: Some(peer.node),
         claim: shared.gatekeeper.claim(),
     };
-    let greeting = greet(&shared.tls, socket, name, &hello);
+    let greeting = greet(&shared.tls, socket, &hello);
     let (answer, stream) =
         timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
-    let verdict = shared.gatekeeper.accept_answer(name, &answer);
+    let verdict = shared.gatekeeper.accept_answer(&peer.name, &answer);
     match (answer, verdict) {
         (HelloAnswer::Refused(refusal), _) => Err(PeerError::Refused(refusal)),
         (_, Err(refusal)) => Err(PeerFault::Unwelcome(refusal).into()),
-        (_, Ok(node)) => Ok((node, stream)),
+        // Another life of the same name: what is meant for the one is not for the other.
+        (_, Ok(node)) if node != peer.node => {
+            Err(PeerFault::Unwelcome(HelloRefusal::Incarnation).into())
+        }
+        (_, Ok(_)) => Ok(stream),
     }
 }
 
@@ -105,7 +111,6 @@ pub(super) async fn dial(
 async fn greet(
     tls: &TlsConfigs,
     socket: TcpStream,
-    name: &str,
     hello: &Hello,
 ) -> Result<(HelloAnswer, TlsStream<TcpStream>), PeerError> {
     // The name is neither sent nor compared (see `pki/tls.rs`), but rustls asks for one.
@@ -117,7 +122,7 @@ async fn greet(
     if identity.cluster() != hello.cluster_name {
         return Err(PeerFault::Unwelcome(HelloRefusal::CertificateCluster).into());
     }
-    if identity.name() != name {
+    if identity.name() != hello.to_name {
         return Err(PeerFault::Unwelcome(HelloRefusal::CertificateName).into());
     }
     stream.write_all(&encode_hello(hello)).await?;
@@ -205,6 +210,12 @@ fn answer(
 
 fn judged(gatekeeper: &dyn Gatekeeper, hello: &Hello, version: u32) -> HelloAnswer {
     match gatekeeper.judge(hello) {
+        // Taken for the link of another life of this node, it would end the one that is meant.
+        HelloAnswer::Accepted { claim, .. }
+            if hello.to_node.is_some_and(|node| node != claim.node) =>
+        {
+            HelloAnswer::Refused(HelloRefusal::ToName)
+        }
         HelloAnswer::Accepted { claim, .. } => HelloAnswer::Accepted { version, claim },
         other => other,
     }

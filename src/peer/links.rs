@@ -64,6 +64,9 @@ impl Options {
 /// A peer to keep a link to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// Which node: whoever else answers under its name is not spoken to. While a member is
+    /// replaced, two nodes have one name.
+    pub node: NodeId,
     /// Its name; its certificate must carry it.
     pub name: String,
     /// Where it listens: "host:port", resolved at each attempt.
@@ -102,7 +105,7 @@ pub enum Inbound {
 /// All links, at one moment.
 #[derive(Clone, Debug)]
 pub struct LinksStatus {
-    /// One per target, by name.
+    /// One per target, by node.
     pub peers: Vec<PeerStatus>,
     /// Failed connections in both directions by reason and source, oldest first.
     pub refusals: Vec<Refusal>,
@@ -111,12 +114,14 @@ pub struct LinksStatus {
 /// The links with one target.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
+    /// Which node.
+    pub node: NodeId,
     /// Its name.
     pub name: String,
     /// Where it is dialed.
     pub address: String,
-    /// The node that was reached, and for how long; nothing while there is no outgoing link.
-    pub connected: Option<(NodeId, Duration)>,
+    /// For how long there has been an outgoing link; nothing while there is none.
+    pub connected: Option<Duration>,
     /// Whether it has a link to this node.
     pub incoming: bool,
     /// Why the last attempt failed or the last link ended, if one did.
@@ -140,9 +145,9 @@ pub struct Links {
 struct Tasks {
     /// None once it was told to end.
     listener: Option<JoinHandle<()>>,
-    dialers: BTreeMap<String, JoinHandle<()>>,
+    dialers: BTreeMap<NodeId, JoinHandle<()>>,
     /// Dialers of removed targets that may still be writing.
-    leaving: BTreeMap<String, JoinHandle<()>>,
+    leaving: BTreeMap<NodeId, JoinHandle<()>>,
     rng: Rng,
 }
 
@@ -155,7 +160,7 @@ pub(super) struct Shared {
     pub(super) refusals: RefusalLog,
     pub(super) handshakes: Handshakes,
     pub(super) incoming: Incoming,
-    peers: Mutex<BTreeMap<String, Arc<Peer>>>,
+    peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
 /// A hint to a dialer.
@@ -171,6 +176,7 @@ pub(super) enum Poke {
 
 /// One target, shared by its dialer, its senders and those who ask for its status.
 pub(super) struct Peer {
+    pub(super) node: NodeId,
     pub(super) name: String,
     pub(super) outbox: Outbox,
     pokes: mpsc::Sender<Poke>,
@@ -179,7 +185,7 @@ pub(super) struct Peer {
 
 struct PeerState {
     address: String,
-    connected: Option<(NodeId, Instant)>,
+    connected: Option<Instant>,
     last_error: Option<PeerError>,
     failures: u64,
 }
@@ -239,35 +245,36 @@ impl Links {
     ///
     /// New ones are dialed, changed addresses are dialed anew. Removed ones are told what is
     /// queued, then closed, and their links to this node are closed: who is no member any more is
-    /// not listened to. The node itself is left out.
+    /// not listened to. The caller leaves the node itself out.
     pub fn set_targets(&self, targets: Vec<Target>) {
-        let wanted: BTreeMap<String, String> = targets
-            .into_iter()
-            .filter(|target| target.name != self.shared.options.name)
-            .map(|target| (target.name, target.address))
-            .collect();
+        let wanted: BTreeMap<NodeId, Target> =
+            targets.into_iter().map(|target| (target.node, target)).collect();
         let mut tasks = lock(&self.tasks);
         let mut peers = lock(&self.shared.peers);
-        let removed: Vec<String> =
-            peers.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
-        for name in removed {
-            let Some(peer) = peers.remove(&name) else { continue };
+        // A node whose name changed is another target.
+        let stays = |node: &NodeId, peer: &Peer| {
+            wanted.get(node).is_some_and(|target| target.name == peer.name)
+        };
+        let removed: Vec<NodeId> =
+            peers.iter().filter(|(node, peer)| !stays(node, peer)).map(|(&node, _)| node).collect();
+        for node in removed {
+            let Some(peer) = peers.remove(&node) else { continue };
             peer.outbox.close();
-            self.shared.incoming.end(&name);
-            if let Some(dialer) = tasks.dialers.remove(&name) {
-                tasks.leaving.insert(name, self.runtime.spawn(finish(dialer)));
+            self.shared.incoming.end(node);
+            if let Some(dialer) = tasks.dialers.remove(&node) {
+                tasks.leaving.insert(node, self.runtime.spawn(finish(dialer)));
             }
         }
         tasks.leaving.retain(|_, task| !task.is_finished());
-        for (name, address) in wanted {
-            if let Some(peer) = peers.get(&name) {
-                peer.move_to(address);
+        for (node, target) in wanted {
+            if let Some(peer) = peers.get(&node) {
+                peer.move_to(target.address);
                 continue;
             }
             let (pokes, hints) = mpsc::channel(POKES_MAX);
-            let peer = Arc::new(Peer::new(&name, address, pokes));
-            peers.insert(name.clone(), Arc::clone(&peer));
-            let before = tasks.leaving.remove(&name);
+            let peer = Arc::new(Peer::new(target, pokes));
+            peers.insert(node, Arc::clone(&peer));
+            let before = tasks.leaving.remove(&node);
             let (shared, rng) = (Arc::clone(&self.shared), tasks.rng.fork());
             let dialer = self.runtime.spawn(async move {
                 if let Some(before) = before {
@@ -276,16 +283,16 @@ impl Links {
                 }
                 dialer::run(shared, peer, hints, rng).await;
             });
-            tasks.dialers.insert(name, dialer);
+            tasks.dialers.insert(node, dialer);
         }
     }
 
-    /// Queues a message for the target named `to`. Never blocks; may be called from any thread.
+    /// Queues a message for the target `to`. Never blocks; may be called from any thread.
     ///
     /// False when it was dropped: no such target, or too much waits. True promises nothing: what
     /// was queued is lost with the link, and consensus sends again.
-    pub fn send(&self, to: &str, message: PeerMessage) -> bool {
-        let peer = lock(&self.shared.peers).get(to).cloned();
+    pub fn send(&self, to: NodeId, message: PeerMessage) -> bool {
+        let peer = lock(&self.shared.peers).get(&to).cloned();
         peer.is_some_and(|peer| peer.outbox.push(message))
     }
 
@@ -294,7 +301,7 @@ impl Links {
         let peers: Vec<Arc<Peer>> = lock(&self.shared.peers).values().cloned().collect();
         let peers = peers
             .iter()
-            .map(|peer| peer.status(self.shared.incoming.has(&peer.name), Instant::now()))
+            .map(|peer| peer.status(self.shared.incoming.has(peer.node), Instant::now()))
             .collect();
         LinksStatus { peers, refusals: self.shared.refusals.list() }
     }
@@ -347,19 +354,20 @@ async fn finish(mut dialer: JoinHandle<()>) {
 }
 
 impl Shared {
-    /// Gives the dialer of `name` a hint, if there is one.
-    pub(super) fn poke(&self, name: &str, poke: Poke) {
-        if let Some(peer) = lock(&self.peers).get(name) {
+    /// Gives the dialer of `node` a hint, if there is one.
+    pub(super) fn poke(&self, node: NodeId, poke: Poke) {
+        if let Some(peer) = lock(&self.peers).get(&node) {
             peer.poke(poke);
         }
     }
 }
 
 impl Peer {
-    fn new(name: &str, address: String, pokes: mpsc::Sender<Poke>) -> Self {
+    fn new(target: Target, pokes: mpsc::Sender<Poke>) -> Self {
+        let Target { node, name, address } = target;
         let state = PeerState { address, connected: None, last_error: None, failures: 0 };
         let outbox = Outbox::new();
-        Self { name: name.to_owned(), outbox, pokes, state: Mutex::new(state) }
+        Self { node, name, outbox, pokes, state: Mutex::new(state) }
     }
 
     /// Where to dial.
@@ -368,8 +376,8 @@ impl Peer {
     }
 
     /// The outgoing link is up.
-    pub(super) fn linked(&self, node: NodeId, since: Instant) {
-        lock(&self.state).connected = Some((node, since));
+    pub(super) fn linked(&self, since: Instant) {
+        lock(&self.state).connected = Some(since);
         self.outbox.link();
     }
 
@@ -404,9 +412,10 @@ impl Peer {
         let (queued, dropped) = self.outbox.counts();
         let state = lock(&self.state);
         PeerStatus {
+            node: self.node,
             name: self.name.clone(),
             address: state.address.clone(),
-            connected: state.connected.map(|(node, since)| (node, now - since)),
+            connected: state.connected.map(|since| now - since),
             incoming,
             last_error: state.last_error,
             failures: state.failures,

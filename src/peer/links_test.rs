@@ -20,17 +20,18 @@ async fn frames_go_both_ways_in_order() {
     let (mut alpha, mut beta) = Cluster::new().pair().await;
     exchange(&mut alpha, &mut beta, 0).await;
     for number in 1..=1_000 {
-        assert!(alpha.links.send("beta", message(1, number)));
-        assert!(beta.links.send("alpha", message(2, number)));
+        assert!(alpha.links.send(node(2), message(1, number)));
+        assert!(beta.links.send(node(1), message(2, number)));
     }
     for number in 1..=1_000 {
         assert_eq!(beta.until_message().await, (node(1), message(1, number)));
         assert_eq!(alpha.until_message().await, (node(2), message(2, number)));
     }
     let status = alpha.links.status();
-    assert_eq!(status.peers[0].connected.map(|(peer, _)| peer), Some(node(2)));
+    assert_eq!(status.peers[0].node, node(2));
+    assert!(status.peers[0].connected.is_some());
     assert!(status.peers[0].incoming);
-    assert!(!alpha.links.send("nobody", message(1, 1)), "only targets can be sent to");
+    assert!(!alpha.links.send(node(7), message(1, 1)), "only targets can be sent to");
 }
 
 #[tokio::test]
@@ -38,7 +39,7 @@ async fn what_was_queued_just_before_the_link_is_delivered() {
     let cluster = Cluster::new();
     let (alpha, mut beta) = (cluster.start("alpha"), cluster.start("beta"));
     alpha.links.set_targets(vec![beta.target("beta")]);
-    assert!(alpha.links.send("beta", message(1, 5)));
+    assert!(alpha.links.send(node(2), message(1, 5)));
     assert_eq!(beta.until_message().await, (node(1), message(1, 5)));
 }
 
@@ -52,7 +53,7 @@ async fn a_peer_that_ends_is_reported_at_once_and_comes_back() {
     assert!(alpha.until_down("beta").await, "nobody listens there any more");
     let took = ended.elapsed();
     assert!(took < Duration::from_secs(1), "the loss of a process took {took:?} to report");
-    alpha.links.send("beta", message(1, 1));
+    alpha.links.send(node(2), message(1, 1));
 
     let mut beta = cluster.start_at("beta", TcpListener::bind(address).unwrap(), 1_024);
     beta.links.set_targets(vec![alpha.target("alpha")]);
@@ -80,7 +81,7 @@ async fn an_address_that_changes_is_dialed_anew() {
     alpha.links.set_targets(vec![moved.target("beta")]);
     assert!(!alpha.until_down("beta").await);
     alpha.until_up("beta").await;
-    assert!(alpha.links.send("beta", message(1, 1)));
+    assert!(alpha.links.send(node(2), message(1, 1)));
     assert_eq!(moved.until_message().await, (node(1), message(1, 1)));
     drop(beta);
 }
@@ -89,10 +90,10 @@ async fn an_address_that_changes_is_dialed_anew() {
 async fn shutdown_writes_what_is_queued_and_closes() {
     let (alpha, mut beta) = Cluster::new().pair().await;
     for number in 0..100 {
-        assert!(alpha.links.send("beta", message(1, number)));
+        assert!(alpha.links.send(node(2), message(1, number)));
     }
     timeout(DEADLINE, alpha.links.shutdown()).await.unwrap();
-    assert!(!alpha.links.send("beta", message(1, 100)));
+    assert!(!alpha.links.send(node(2), message(1, 100)));
     for number in 0..100 {
         assert_eq!(beta.until_message().await, (node(1), message(1, number)));
     }
@@ -104,7 +105,7 @@ async fn a_removed_target_is_not_listened_to_and_may_come_back() {
     let (mut alpha, mut beta) = Cluster::new().pair().await;
     alpha.links.set_targets(Vec::new());
     assert!(!alpha.until_down("beta").await);
-    assert!(!alpha.links.send("beta", message(1, 1)));
+    assert!(!alpha.links.send(node(2), message(1, 1)));
     beta.until_down("alpha").await;
     alpha.links.set_targets(vec![beta.target("beta")]);
     alpha.until_up("beta").await;
@@ -122,7 +123,7 @@ async fn a_slow_receiver_holds_back_its_senders_and_loses_nothing_that_was_read(
     // Beta's node reads nothing: sooner or later alpha's queue is full, and says so.
     let deadline = Instant::now() + DEADLINE;
     let mut sent = 0;
-    while alpha.links.send("beta", message(1, sent)) {
+    while alpha.links.send(node(2), message(1, sent)) {
         sent += 1;
         assert!(
             Instant::now() < deadline,
@@ -159,17 +160,34 @@ async fn an_introduction_gets_an_answer_and_no_link() {
     let alpha = cluster.start("alpha");
     let mut hello = hello("beta", 2);
     hello.class = LinkClass::Bootstrap;
-    let answer = introduce(&cluster.tls("beta"), &alpha.target("alpha"), &hello).await.unwrap();
+    let answer =
+        introduce(&cluster.tls("beta"), &alpha.target("alpha").address, &hello).await.unwrap();
     assert!(matches!(answer, HelloAnswer::Accepted { version: 1, .. }), "{answer:?}");
 
     hello.claim.node = node(77);
-    let answer = introduce(&cluster.tls("beta"), &alpha.target("alpha"), &hello).await.unwrap();
+    let answer =
+        introduce(&cluster.tls("beta"), &alpha.target("alpha").address, &hello).await.unwrap();
     assert_eq!(answer, HelloAnswer::Refused(HelloRefusal::Incarnation));
 
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = Target { name: "alpha".to_owned(), address: free.to_string() };
-    let error = introduce(&cluster.tls("beta"), &nobody, &hello).await.unwrap_err();
+    let error = introduce(&cluster.tls("beta"), &free.to_string(), &hello).await.unwrap_err();
     assert!(matches!(error, PeerError::Unreachable(_)), "{error}");
+}
+
+#[tokio::test]
+async fn another_life_under_the_name_of_a_target_is_not_spoken_to() {
+    // A member is being replaced: its former life is still a member, and its address leads to the
+    // new one already.
+    let cluster = Cluster::new();
+    let (alpha, beta) = cluster.pair().await;
+    let former = Target { node: node(99), ..beta.target("beta") };
+    alpha.links.set_targets(vec![beta.target("beta"), former]);
+    let refused = PeerError::Refused(HelloRefusal::ToName);
+    alpha.until_refused(refused, 1).await;
+    assert!(alpha.links.send(node(99), message(1, 1)), "it waits for who may yet come");
+    assert!(alpha.links.send(node(2), message(1, 2)));
+    let mut beta = beta;
+    assert_eq!(beta.until_message().await, (node(1), message(1, 2)), "and nobody else gets it");
 }
 
 #[tokio::test]
@@ -178,7 +196,7 @@ async fn a_newer_connection_of_a_peer_replaces_the_older() {
     let mut alpha = cluster.start("alpha");
     let older = cluster.start("beta");
     older.links.set_targets(vec![alpha.target("alpha")]);
-    assert!(older.links.send("alpha", message(2, 1)));
+    assert!(older.links.send(node(1), message(2, 1)));
     assert_eq!(alpha.until_message().await, (node(2), message(2, 1)));
     let mut newer = cluster.start("beta");
     newer.links.set_targets(vec![alpha.target("alpha")]);
@@ -210,12 +228,12 @@ async fn the_end_of_a_peers_own_link_is_a_hint_to_look_at_ours() {
     let mut alpha = cluster.start("alpha");
     let listener = TokioListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    alpha.links.set_targets(vec![Target { name: "beta".to_owned(), address }]);
+    alpha.links.set_targets(vec![Target { node: node(2), name: "beta".to_owned(), address }]);
     let kept_open = accept_as_beta(&cluster, &listener).await;
     alpha.until_up("beta").await;
     let beta = cluster.start("beta");
     beta.links.set_targets(vec![alpha.target("alpha")]);
-    assert!(beta.links.send("alpha", message(2, 1)));
+    assert!(beta.links.send(node(1), message(2, 1)));
     assert_eq!(alpha.until_message().await, (node(2), message(2, 1)));
     // Beta's listener and its own link end; alpha's link to it stays open and silent, as one to a
     // host that lost its memory does.

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::base::NodeId;
 use crate::base::limits::HANDSHAKES_MAX;
 use crate::peer::hello::{self, Accepted, HANDSHAKE_TIMEOUT, Rejected};
 use crate::peer::links::{Poke, Shared};
@@ -83,19 +84,19 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, place: 
 
 async fn serve_link(shared: &Shared, from: SocketAddr, accepted: Accepted) {
     let Accepted { name, node, mut stream, buffer } = accepted;
-    let superseded = shared.incoming.enter(&name);
-    shared.poke(&name, Poke::Arrived);
+    let superseded = shared.incoming.enter(node);
+    shared.poke(node, Poke::Arrived);
     let ended = tokio::select! {
         error = link::receive(shared, node, &mut stream, buffer) => Some(error),
         () = superseded.notified() => None,
     };
-    shared.incoming.leave(&name, &superseded);
+    shared.incoming.leave(node, &superseded);
     let Some(error) = ended else { return };
     if let PeerError::Fault(fault) = error {
         tracing::debug!(peer = %name, "closing the incoming link after a fault");
         refuse(shared, from, fault);
     }
-    shared.poke(&name, Poke::Lost);
+    shared.poke(node, Poke::Lost);
 }
 
 /// Reports why a connection did not become a link.
@@ -160,17 +161,17 @@ impl Drop for Place {
     }
 }
 
-/// The incoming link of each peer name: at most one, the newest.
+/// The incoming link of each node: at most one, the newest.
 #[derive(Default)]
 pub(super) struct Incoming {
-    by_name: Mutex<BTreeMap<String, Arc<Notify>>>,
+    by_node: Mutex<BTreeMap<NodeId, Arc<Notify>>>,
 }
 
 impl Incoming {
-    /// Enters a new link; an older one of the same name is told to end. Resolves when this one is.
-    fn enter(&self, name: &str) -> Arc<Notify> {
+    /// Enters a new link; an older one of the same node is told to end. Resolves when this one is.
+    fn enter(&self, node: NodeId) -> Arc<Notify> {
         let superseded = Arc::new(Notify::new());
-        let older = lock(&self.by_name).insert(name.to_owned(), Arc::clone(&superseded));
+        let older = lock(&self.by_node).insert(node, Arc::clone(&superseded));
         if let Some(older) = older {
             older.notify_one();
         }
@@ -178,23 +179,23 @@ impl Incoming {
     }
 
     /// Takes a link that ended out, unless a newer one has taken its place.
-    fn leave(&self, name: &str, link: &Arc<Notify>) {
-        let mut by_name = lock(&self.by_name);
-        if by_name.get(name).is_some_and(|present| Arc::ptr_eq(present, link)) {
-            by_name.remove(name);
+    fn leave(&self, node: NodeId, link: &Arc<Notify>) {
+        let mut by_node = lock(&self.by_node);
+        if by_node.get(&node).is_some_and(|present| Arc::ptr_eq(present, link)) {
+            by_node.remove(&node);
         }
     }
 
-    /// Ends the link of `name`, if there is one.
-    pub(super) fn end(&self, name: &str) {
-        if let Some(link) = lock(&self.by_name).remove(name) {
+    /// Ends the link of `node`, if there is one.
+    pub(super) fn end(&self, node: NodeId) {
+        if let Some(link) = lock(&self.by_node).remove(&node) {
             link.notify_one();
         }
     }
 
-    /// Whether there is a link of `name`.
-    pub(super) fn has(&self, name: &str) -> bool {
-        lock(&self.by_name).contains_key(name)
+    /// Whether there is a link of `node`.
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        lock(&self.by_node).contains_key(&node)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::base::limits::{
 use crate::peer::harness::{
     Cluster, DAY, DEADLINE, Gate, Node, exchange, hello, message, node, tls,
 };
-use crate::peer::{Links, Options, PeerError, PeerFault, Target, introduce};
+use crate::peer::{Links, Options, PeerError, PeerFault, introduce};
 use crate::pki::{Authority, TlsConfigs};
 use crate::wire::{
     Hello, HelloAnswer, HelloRefusal, WireError, encode_frame, encode_hello, read_hello_answer,
@@ -98,7 +98,8 @@ async fn an_authority_that_does_not_trust_ours() {
     let alpha = cluster.start("alpha");
     let other = Authority::create("blue").unwrap();
     let tls = tls(&other, "gamma", &[&other], SystemTime::now());
-    let error = introduce(&tls, &alpha.target("alpha"), &hello("gamma", 3)).await.unwrap_err();
+    let error =
+        introduce(&tls, &alpha.target("alpha").address, &hello("gamma", 3)).await.unwrap_err();
     assert_eq!(error, fault(PeerFault::CertificateIssuer));
 }
 
@@ -306,7 +307,7 @@ async fn a_message_in_the_name_of_another_node() {
 async fn a_dialer_refuses_a_node_that_is_not_its_target() {
     let cluster = Cluster::new();
     let (alpha, gamma) = (cluster.start("alpha"), cluster.start("gamma"));
-    alpha.links.set_targets(vec![Target { name: "beta".to_owned(), ..gamma.target("beta") }]);
+    alpha.links.set_targets(vec![gamma.target("beta")]);
     let reason = unwelcome(HelloRefusal::CertificateName);
     alpha.until_refused(reason, 1).await;
     let status = alpha.links.status();
@@ -340,7 +341,7 @@ async fn unfinished_handshakes_are_capped_and_end_in_time() {
     beta.until_up("alpha").await;
     let bound = Duration::from_micros(HANDSHAKE_TIMEOUT.as_micros()) + Duration::from_secs(2);
     assert!(began.elapsed() < bound, "a good peer waited {:?}", began.elapsed());
-    assert!(beta.links.send("alpha", message(2, 1)));
+    assert!(beta.links.send(node(1), message(2, 1)));
     assert_eq!(alpha.until_message().await, (node(2), message(2, 1)));
     for socket in &mut silent_ones {
         let mut rest = Vec::new();

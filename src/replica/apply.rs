@@ -20,6 +20,7 @@ impl Replica {
         }
         let shared = self.shared_view();
         let mut view = Self::view_mut(&shared);
+        let mut changed = None;
         for entry in entries {
             self.checkpoint.applied(entry.size_bytes(), now.instant);
             match entry.payload {
@@ -36,13 +37,15 @@ impl Replica {
                 Payload::Empty => view.machine.skip(entry.index, entry.term),
                 Payload::Membership(membership) => {
                     view.machine.skip(entry.index, entry.term);
-                    self.roster().set_membership(membership);
-                    self.published.status = true;
+                    changed = Some((entry.index, membership));
                 }
             }
         }
         drop(view);
         self.raft.applied(last);
+        if let Some((index, membership)) = changed {
+            self.members_applied(now.instant, index, &membership);
+        }
     }
 
     /// False when the process must stop.

@@ -1,16 +1,18 @@
-//! The first boot of a cluster: one identity, the same on all members, or a sentence why not.
+//! How a blank node gets into a cluster: by the first boot, or by being added to one that runs.
 //!
-//! Every listed member must be up, blank, and configured with the same list, once. Then the member
-//! with the smallest name among the voters makes the identity, with the incarnation of every member
-//! in it, and makes it durable before it tells anyone. The others take it from whoever has it. A
-//! member that comes back blank later is not in it with its new incarnation, and is refused: so no
-//! lost vote can be given twice, not even during the first boot (RELIABILITY D9, C3).
+//! At the first boot every listed member must be up, blank, and configured with the same list,
+//! once. Then the member with the smallest name among the voters makes the identity, with the
+//! incarnation of every member in it, and makes it durable before it tells anyone. The others take
+//! it from whoever has it. A member that comes back blank later is not in it with its new
+//! incarnation: so no lost vote can be given twice, not even during the first boot (RELIABILITY D9,
+//! C3). Such a node, and one that the cluster has never heard of, waits until an operator replaces
+//! the member or adds it, and goes on asking.
 //!
 //! Asking the others is done by `node/`; what their answers mean is decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::{ClusterId, NodeId, Rng};
+use crate::base::{ClusterId, Index, NodeId, Rng};
 use crate::raft::{Member, Membership};
 use crate::wire::{Claim, Genesis, HelloAnswer, HelloRefusal, Standing};
 
@@ -34,6 +36,14 @@ pub enum BootstrapStep {
         by: String,
         /// Why.
         refusal: HelloRefusal,
+    },
+    /// The cluster runs and this node is not in it: an operator has to add it. Ask again in a
+    /// moment.
+    Unlisted {
+        /// Who said so.
+        by: String,
+        /// Whether it has a member of this name, with another data directory.
+        replaces: bool,
     },
     /// Ask those in `waiting_for` again in a moment.
     Wait,
@@ -100,12 +110,16 @@ impl Bootstrap {
                     Some(member) if member.name == self.name => {
                         BootstrapStep::Adopt(genesis.clone())
                     }
-                    Some(_) | None => self.refused(peer, HelloRefusal::Incarnation),
+                    Some(_) | None => self.unlisted(peer, true),
                 }
             }
             HelloAnswer::Blank { claim } => self.seen(peer, claim),
             HelloAnswer::Refused(HelloRefusal::NotReady) | HelloAnswer::Accepted { .. } => {
                 BootstrapStep::Wait
+            }
+            HelloAnswer::Refused(HelloRefusal::Incarnation) => self.unlisted(peer, true),
+            HelloAnswer::Refused(HelloRefusal::Removed | HelloRefusal::Unknown) => {
+                self.unlisted(peer, false)
             }
             HelloAnswer::Refused(refusal) => self.refused(peer, *refusal),
         }
@@ -118,6 +132,10 @@ impl Bootstrap {
         }
         self.known.insert(peer.to_owned(), claim.node);
         self.step()
+    }
+
+    fn unlisted(&self, peer: &str, replaces: bool) -> BootstrapStep {
+        BootstrapStep::Unlisted { by: peer.to_owned(), replaces }
     }
 
     fn refused(&self, peer: &str, refusal: HelloRefusal) -> BootstrapStep {
@@ -151,7 +169,7 @@ impl Bootstrap {
             Membership::new(pick(true), BTreeSet::new(), pick(false), members.collect())
                 .expect("every seed is a voter or a learner, has one member, and one votes");
         let cluster = ClusterId(self.rng.next_u64() | 1);
-        BootstrapStep::Adopt(Genesis { cluster, membership })
+        BootstrapStep::Adopt(Genesis { cluster, membership, index: Index(0) })
     }
 }
 
@@ -200,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_was_wiped_in_the_middle_is_refused() {
+    fn a_member_that_was_wiped_in_the_middle_waits_to_be_replaced() {
         let mut first = start("b", 2);
         for (name, node) in [("a", 1), ("c", 3)] {
             first.seen(name, &blank(node));
@@ -209,9 +227,19 @@ mod tests {
             panic!("all were seen");
         };
         let mut wiped = start("c", 33);
-        let refused =
-            BootstrapStep::Refused { by: "b".to_owned(), refusal: HelloRefusal::Incarnation };
-        assert_eq!(wiped.answered("b", &HelloAnswer::Genesis(genesis)), refused);
+        let unlisted = BootstrapStep::Unlisted { by: "b".to_owned(), replaces: true };
+        assert_eq!(wiped.answered("b", &HelloAnswer::Genesis(genesis)), unlisted);
+        let refused = HelloAnswer::Refused(HelloRefusal::Incarnation);
+        assert_eq!(wiped.answered("b", &refused), unlisted);
+    }
+
+    #[test]
+    fn a_node_that_the_cluster_does_not_know_waits_to_be_added() {
+        let mut new = start("d", 4);
+        let unknown = HelloAnswer::Refused(HelloRefusal::Unknown);
+        let unlisted = BootstrapStep::Unlisted { by: "b".to_owned(), replaces: false };
+        assert_eq!(new.answered("b", &unknown), unlisted);
+        assert_eq!(new.waiting_for(), ["a", "b", "c"], "it goes on asking");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::base::{Boot, ClusterId, Instant, LeaseId, NodeId, Rng, Span, WallMillis};
+use crate::base::{Boot, ClusterId, Index, Instant, LeaseId, NodeId, Rng, Span, WallMillis};
 use crate::raft::{Member, Membership, Role};
 use crate::replica::{Action, Event, Now, Options, Recovery, Replica, RequestError, Ticket};
 use crate::state::{
@@ -228,7 +228,7 @@ pub(super) fn blank_log(node: NodeId, size: u64) -> RecoveredLog {
     RecoveredLog {
         identity: Identity { node, name: format!("n{node}"), cluster_name: "test".to_owned() },
         boot: Boot(1),
-        genesis: Some(Genesis { cluster: ClusterId(1), membership }),
+        genesis: Some(Genesis { cluster: ClusterId(1), membership, index: Index(0) }),
         hard_state: Default::default(),
         cut: Cut::default(),
         entries: Vec::new(),

@@ -18,6 +18,7 @@ use crate::replica::output::Unwritten;
 use crate::replica::reads::Reads;
 use crate::replica::requests::Requests;
 use crate::replica::retention::Retention;
+use crate::replica::standing::Standing;
 use crate::replica::{
     Action, Event, MemberStatus, Now, Options, Published, ReplicaStatus, RequestError, Roster,
     Ticket, UnavailableReason, View,
@@ -52,6 +53,7 @@ pub struct Replica {
     pub(super) expiry: Option<ExpiryTable>,
     pub(super) checkpoint: Checkpoint,
     pub(super) retention: Retention,
+    pub(super) standing: Standing,
     pub(super) unwritten: VecDeque<Unwritten>,
     /// A hard state whose only news is the commit index waits here for the next write.
     pub(super) lazy_hard_state: Option<HardState>,
@@ -134,6 +136,7 @@ impl Replica {
                 }
             }
             Event::PeerMessage { from, message } => self.peer_message(at, from, message),
+            Event::PeersSayRemoved { removed } => self.peers_say_removed(removed),
             Event::PeerUp { peer } => {
                 if self.raft.leader() == Some(peer) {
                     self.send_everything_again(at);
@@ -155,7 +158,9 @@ impl Replica {
             }
             Event::Timeout => {}
             Event::WaitRevision { ticket, revision, deadline } => {
-                self.reads.wait_for(ticket, revision, deadline);
+                if self.admit(ticket) {
+                    self.reads.wait_for(ticket, revision, deadline);
+                }
             }
             Event::Written(token) => self.written(at, token),
         }
@@ -179,6 +184,8 @@ impl Replica {
             self.carry_out(now, ready);
         }
         self.serve_reads();
+        self.follow_contacts();
+        self.settle_standing();
         self.save_and_cut(now);
         if !self.published.is_empty() {
             let published = std::mem::take(&mut self.published);
@@ -248,9 +255,10 @@ impl Replica {
             saved: self.checkpoint.saved_index(),
             members: status.membership.members().iter().map(member).collect(),
             joint: status.membership.is_joint(),
-            ready: self.caught_up && status.leader.is_some(),
+            ready: self.caught_up && status.leader.is_some() && self.standing.removal().is_none(),
             disk_full: self.disk.refuses_writes(),
             pending: self.requests.len() + self.reads.len(),
+            removed: self.standing.removal(),
         }
     }
 
@@ -278,11 +286,13 @@ impl Replica {
     }
 
     fn admit(&mut self, ticket: Ticket) -> bool {
-        if self.draining {
-            let reason = UnavailableReason::ShuttingDown;
-            self.answer(ticket, Err(RequestError::Unavailable(reason)));
-        }
-        !self.draining
+        let reason = match self.standing.removal() {
+            _ if self.draining => UnavailableReason::ShuttingDown,
+            Some(removal) => UnavailableReason::Removed(removal),
+            None => return true,
+        };
+        self.answer(ticket, Err(RequestError::Unavailable(reason)));
+        false
     }
 
     fn peer_message(&mut self, now: Instant, from: NodeId, message: PeerMessage) {

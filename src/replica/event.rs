@@ -68,6 +68,12 @@ pub enum Event {
         /// What.
         message: PeerMessage,
     },
+    /// So many voters refuse this node as removed that no quorum is left which might know better;
+    /// or one of them takes it again.
+    PeersSayRemoved {
+        /// Which.
+        removed: bool,
+    },
     /// Messages to this peer will arrive from now on.
     PeerUp {
         /// Which.

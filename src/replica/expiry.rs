@@ -17,11 +17,15 @@ use crate::state::{Lease, StateMachine};
 /// Invariants:
 /// - Every lease of the applied state has exactly one entry, and no other lease has one.
 /// - Each entry that is not expiring has at least one element in `due`, at or before its end.
-/// - The end of a lease only moves later.
+/// - The end of a lease only moves later, but for the own lease of a host that left, which nobody
+///   is promised.
 #[derive(Debug, Default)]
 pub(super) struct ExpiryTable {
     entries: BTreeMap<LeaseId, Timed>,
     due: BTreeSet<(Instant, LeaseId)>,
+    /// The own leases of hosts that are no members any more: they are not renewed, and end with the
+    /// last of their children.
+    departed: BTreeSet<LeaseId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,13 +62,21 @@ impl ExpiryTable {
     /// The lease is gone.
     pub(super) fn end(&mut self, lease: LeaseId) {
         self.entries.remove(&lease);
+        self.departed.remove(&lease);
+    }
+
+    /// These are the own leases of hosts that are no members now; all others are members'.
+    pub(super) fn set_departed(&mut self, hosts: BTreeSet<LeaseId>, now: Instant) {
+        // Their ends may have come nearer: look at once.
+        self.due.extend(hosts.difference(&self.departed).map(|&host| (now, host)));
+        self.departed = hosts;
     }
 
     /// A keepalive that arrived at `received` was confirmed by a quorum. False when the lease is
     /// not alive, or its end is under way.
     pub(super) fn renew(&mut self, lease: LeaseId, received: Instant) -> bool {
         match self.entries.get_mut(&lease) {
-            Some(timed) if !timed.expiring => {
+            Some(timed) if !timed.expiring && !self.departed.contains(&lease) => {
                 timed.renewed = timed.renewed.max(received);
                 true
             }
@@ -85,7 +97,7 @@ impl ExpiryTable {
             if timed.expiring {
                 continue;
             }
-            let end = self.end_of(&timed);
+            let end = self.end_of(id, &timed);
             if end > now {
                 self.due.insert((end, id));
             } else {
@@ -102,11 +114,18 @@ impl ExpiryTable {
     }
 
     /// A lease under a host's lease lives on with every keepalive of the host: it ends its own time
-    /// after the later of its own renewal and the host's.
-    fn end_of(&self, timed: &Timed) -> Instant {
-        let host = timed.parent.and_then(|parent| self.entries.get(&parent));
-        let renewed = host.map_or(timed.renewed, |host| timed.renewed.max(host.renewed));
-        renewed + timed.ttl
+    /// after the later of its own renewal and the host's. The host's lease never ends before one
+    /// that hangs under it, because it takes them with it, and their holders were promised their
+    /// own time. That of a host that left has no time of its own.
+    fn end_of(&self, id: LeaseId, timed: &Timed) -> Instant {
+        let renewed = |timed: &Timed| {
+            let host = timed.parent.and_then(|parent| self.entries.get(&parent));
+            host.map_or(timed.renewed, |host| timed.renewed.max(host.renewed))
+        };
+        let own = if self.departed.contains(&id) { Span::ZERO } else { timed.ttl };
+        let children = self.entries.values().filter(|child| child.parent == Some(id));
+        let last = children.map(|child| renewed(child) + child.ttl).max();
+        last.map_or(renewed(timed) + own, |last| last.max(renewed(timed) + own))
     }
 }
 
@@ -145,6 +164,35 @@ mod tests {
         assert!(table.renew(LeaseId(1), at(9)), "the host is alive");
         assert_eq!(table.take_overdue(at(18)), vec![]);
         assert_eq!(table.take_overdue(at(19)), vec![LeaseId(5)], "ten after the host's nine");
+    }
+
+    #[test]
+    fn a_child_whose_time_is_longer_than_its_hosts_has_all_of_it() {
+        // Its holder, on a host that is cut off, was promised its own time: had it ended with the
+        // host's sixty seconds, somebody else could hold while the promise lasts.
+        let mut table = ExpiryTable::default();
+        table.begin(&lease(1, 60, None), at(0));
+        table.begin(&lease(5, 200, Some(1)), at(0));
+        assert!(table.renew(LeaseId(1), at(10)), "the last keepalive of the host");
+        assert_eq!(table.take_overdue(at(209)), vec![]);
+        assert_eq!(table.take_overdue(at(210)), vec![LeaseId(1), LeaseId(5)]);
+    }
+
+    #[test]
+    fn the_lease_of_a_host_that_left_ends_with_its_last_child_and_no_promise_is_broken() {
+        let mut table = ExpiryTable::default();
+        table.begin(&lease(1, 60, None), at(0));
+        table.begin(&lease(5, 10, Some(1)), at(2));
+        assert!(table.renew(LeaseId(1), at(9)), "a member's keepalive");
+        table.set_departed([LeaseId(1)].into(), at(11));
+        assert!(!table.renew(LeaseId(1), at(12)), "what is confirmed no more promises no more");
+        assert_eq!(table.take_overdue(at(18)), vec![], "the holder was told so until nineteen");
+        assert_eq!(table.take_overdue(at(19)), vec![LeaseId(1), LeaseId(5)]);
+
+        let mut table = ExpiryTable::default();
+        table.begin(&lease(1, 60, None), at(0));
+        table.set_departed([LeaseId(1)].into(), at(11));
+        assert_eq!(table.take_overdue(at(11)), vec![LeaseId(1)], "nothing was bound there");
     }
 
     #[test]

@@ -109,6 +109,14 @@ impl Keeper {
         answers
     }
 
+    /// All callers that wait. The host's own keepalives go on.
+    pub(super) fn take_all(&mut self) -> Vec<Ticket> {
+        let tickets = std::mem::take(&mut self.deadlines).into_keys().collect();
+        self.due.clear();
+        self.queued.clear();
+        tickets
+    }
+
     /// Whether a keepalive waits for its answer.
     pub(super) fn has_under_way(&self) -> bool {
         !self.under_way.is_empty()

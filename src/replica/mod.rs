@@ -59,6 +59,7 @@ mod scenario_test;
 mod script_hosts_test;
 #[cfg(test)]
 mod script_test;
+mod standing;
 mod status;
 mod survivor;
 mod view;
@@ -71,7 +72,7 @@ pub use options::Options;
 pub use promises::{Promise, PromiseState, Promises};
 pub use recover::{RecoverError, Recovery};
 pub use roster::Roster;
-pub use status::{MemberStatus, ReplicaStatus, RequestError, UnavailableReason};
+pub use status::{MemberStatus, Removal, ReplicaStatus, RequestError, UnavailableReason};
 pub use survivor::{Held, Part, Survivor};
 pub use view::View;
 

@@ -137,6 +137,13 @@ impl Reads {
         answers
     }
 
+    /// Everybody who waits.
+    pub(super) fn take_all(&mut self) -> Vec<Ticket> {
+        let tickets: Vec<Ticket> = self.stages.keys().copied().collect();
+        *self = Self::default();
+        tickets
+    }
+
     /// Nobody waits any more.
     pub(super) fn abandon(&mut self, ticket: Ticket) {
         self.forget(ticket);

@@ -12,6 +12,7 @@ use crate::replica::keeper::Keeper;
 use crate::replica::reads::Reads;
 use crate::replica::requests::{Requests, first_number};
 use crate::replica::retention::Retention;
+use crate::replica::standing::Standing as MemberStanding;
 use crate::replica::{Options, Promises, Published, Replica, Roster, View};
 use crate::state::{Operation, StateMachine};
 use crate::storage::RecoveredLog;
@@ -86,15 +87,16 @@ impl Replica {
             applied,
         };
         let raft = Raft::new(node, options.raft.clone(), restored, rng, now)?;
+        let committed = (Index(0), raft.membership().clone());
         let roster = Roster::member(
             log.identity.cluster_name,
             Claim { node, boot, standing: standing(&genesis, log.hard_state.term, last) },
             genesis.clone(),
-            raft.membership().clone(),
+            committed,
             log.marks,
         );
         let history = History::of(options.watch_history(), &machine);
-        let view = View { machine, history, promises: Promises::default() };
+        let view = View { machine, history, promises: Promises::default(), removed: None };
         let mut replica = Self {
             node,
             boot,
@@ -107,6 +109,7 @@ impl Replica {
             intake: Intake::default(),
             keeper: Keeper::of_boot(boot),
             expiry: None,
+            standing: MemberStanding::since(genesis.index),
             checkpoint: Checkpoint::new(applied, &options),
             retention: Retention::default(),
             unwritten: VecDeque::new(),
@@ -129,10 +132,16 @@ impl Replica {
         };
         // Whatever an earlier boot had bound to its connections ended with them.
         replica.requests.pursue(Operation::NodeBooted, now);
+        let membership = replica.raft.membership().clone();
+        replica.members_applied(now, genesis.index, &membership);
+        replica.settle_standing();
+        replica.follow_contacts();
         Ok(replica)
     }
 }
 
 fn standing(genesis: &Genesis, term: Term, (last_term, last_index): (Term, Index)) -> Standing {
-    Standing::Member { cluster: genesis.cluster, term, last_term, last_index }
+    // The roster adds what it knows of the members.
+    let (membership, address) = (Index(0), String::new());
+    Standing::Member { cluster: genesis.cluster, term, last_term, last_index, membership, address }
 }

@@ -276,6 +276,20 @@ impl Requests {
         answers
     }
 
+    /// All that callers wait for, with what is certain: `error` where nothing was handed over. What
+    /// the node itself must bring about goes on.
+    pub(super) fn take_all(&mut self, error: RequestError) -> Vec<(Ticket, RequestError)> {
+        let tickets = std::mem::take(&mut self.tickets);
+        let mut answers = Vec::with_capacity(tickets.len());
+        for (ticket, sequence) in tickets {
+            let is_unknown = self.pending[&sequence].unrefused > 0;
+            let error = if is_unknown { RequestError::OutcomeUnknown } else { error };
+            self.settle(sequence);
+            answers.push((ticket, error));
+        }
+        answers
+    }
+
     /// When the next request is overdue.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|&(deadline, _)| deadline)

@@ -4,31 +4,44 @@
 //! Certificates are checked by `peer/`, which asks here only after the name in the certificate, in
 //! the hello and in the configuration agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::{ClusterId, Index, NodeId, Term};
-use crate::raft::Membership;
+use crate::base::{ClusterId, Index, NodeId, Term, limits};
+use crate::raft::{Member, Membership};
 use crate::storage::PeerMark;
 use crate::wire::{
-    Claim, Genesis, Hello, HelloAnswer, HelloRefusal, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
-    Standing,
+    Claim, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX,
+    PROTOCOL_VERSION_MIN, Standing,
 };
 
 /// What one node knows of itself and of the others, as far as a hello is concerned.
 ///
 /// Invariants:
 /// - The boot and the term of a mark never move back, and within a term neither does its last
-///   entry: what a peer has once demonstrably promised is remembered.
+///   entry: what a peer has once demonstrably promised is remembered, also after it was removed.
 /// - The claim tells only what is durable here.
+/// - A guest is not known, and its claim is newer than the configuration that is committed here.
 #[derive(Debug)]
 pub struct Roster {
     cluster_name: String,
     claim: Claim,
     genesis: Option<Genesis>,
-    membership: Membership,
+    /// The newest configuration that is known to be committed here, and its index.
+    committed: Membership,
+    committed_index: Index,
+    /// Everybody who may speak: the members of that configuration and of the one in force, and
+    /// those who are being told that they are none any more.
+    known: BTreeMap<NodeId, Member>,
+    /// Those who know of a newer configuration than this node, which may hold them: by it they are
+    /// let in until this node has it too. With the index of theirs.
+    guests: BTreeMap<NodeId, (Index, Member)>,
     marks: BTreeMap<NodeId, PeerMark>,
     marks_changed: bool,
 }
+
+/// Guests at once: as many nodes as may lead a cluster whose changes this node has missed. More are
+/// let in and only not dialled.
+const GUESTS_MAX: usize = 2 * limits::VOTERS_MAX;
 
 impl Roster {
     /// The roster of a node that is no member yet.
@@ -41,18 +54,21 @@ impl Roster {
             cluster_name,
             claim,
             genesis: None,
-            membership: Membership::default(),
+            committed: Membership::default(),
+            committed_index: Index(0),
+            known: BTreeMap::new(),
+            guests: BTreeMap::new(),
             marks: BTreeMap::new(),
             marks_changed: false,
         }
     }
 
-    /// The roster of a member.
+    /// The roster of a member that knows `membership`, of this index, to be committed.
     pub fn member(
         cluster_name: String,
         claim: Claim,
         genesis: Genesis,
-        membership: Membership,
+        membership: (Index, Membership),
         marks: Vec<PeerMark>,
     ) -> Self {
         assert!(
@@ -60,14 +76,20 @@ impl Roster {
                 if cluster == genesis.cluster),
             "a member claims another cluster than its own"
         );
-        Self {
+        let known = membership.1.members().clone();
+        let mut roster = Self {
             cluster_name,
             claim,
             genesis: Some(genesis),
-            membership,
+            committed: Membership::default(),
+            committed_index: Index(0),
+            known: BTreeMap::new(),
+            guests: BTreeMap::new(),
             marks: marks.into_iter().map(|mark| (mark.node, mark)).collect(),
             marks_changed: false,
-        }
+        };
+        roster.set_members(membership, known);
+        roster
     }
 
     /// What this node says of itself.
@@ -78,6 +100,13 @@ impl Roster {
     /// The cluster's identity, unless this node is blank.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.genesis.as_ref().map(|genesis| genesis.cluster)
+    }
+
+    /// The names of the voters of the newest configuration that is known to be committed here.
+    pub fn voters(&self) -> BTreeSet<String> {
+        let voters = self.committed.members().iter();
+        let voters = voters.filter(|&(&node, _)| self.committed.is_voter(node));
+        voters.map(|(_, member)| member.name.clone()).collect()
     }
 
     /// The answer to a hello whose certificate fits its name and cluster.
@@ -92,11 +121,11 @@ impl Roster {
         let answer = match (&hello.claim.standing, &self.genesis) {
             (Standing::Blank { seed_digest }, None) => return self.judge_blank(*seed_digest),
             (Standing::Blank { .. }, Some(genesis)) => {
-                return match self.node_named(&hello.name) {
-                    Some(node) if node == hello.claim.node => HelloAnswer::Genesis(genesis.clone()),
-                    Some(_) => HelloAnswer::Refused(HelloRefusal::Incarnation),
-                    None => HelloAnswer::Refused(HelloRefusal::Unknown),
-                };
+                return self.judge_newcomer(genesis.cluster, hello);
+            }
+            // A member wants to know whom it is about to add.
+            (Standing::Member { .. }, None) if hello.class == LinkClass::Bootstrap => {
+                return HelloAnswer::Blank { claim: self.claim() };
             }
             (Standing::Member { .. }, None) => Err(HelloRefusal::NotReady),
             (Standing::Member { .. }, Some(_)) => self.check_member(&hello.name, &hello.claim),
@@ -137,19 +166,43 @@ impl Roster {
         }
     }
 
-    fn check_member(&self, name: &str, claim: &Claim) -> Result<(), HelloRefusal> {
-        // Another cluster first: its nodes are named like members, or like those who once were.
-        if let Standing::Member { cluster, .. } = claim.standing
-            && self.cluster() != Some(cluster)
-        {
-            return Err(HelloRefusal::ClusterIdentity);
+    /// A blank node that was added begins with the configuration that holds it, once that is
+    /// committed: an uncommitted one may still be taken back.
+    fn judge_newcomer(&self, cluster: ClusterId, hello: &Hello) -> HelloAnswer {
+        match self.committed.members().get(&hello.claim.node) {
+            Some(member) if member.name == hello.name => HelloAnswer::Genesis(Genesis {
+                cluster,
+                membership: self.committed.clone(),
+                index: self.committed_index,
+            }),
+            Some(_) => HelloAnswer::Refused(HelloRefusal::Incarnation),
+            None if self.known.contains_key(&hello.claim.node) => {
+                HelloAnswer::Refused(HelloRefusal::NotReady)
+            }
+            None if self.known.values().any(|member| member.name == hello.name) => {
+                HelloAnswer::Refused(HelloRefusal::Incarnation)
+            }
+            None => HelloAnswer::Refused(HelloRefusal::Unknown),
         }
-        let Some(known) = self.node_named(name) else { return Err(HelloRefusal::Unknown) };
-        let Standing::Member { term, last_term, last_index, .. } = claim.standing else {
+    }
+
+    fn check_member(&self, name: &str, claim: &Claim) -> Result<(), HelloRefusal> {
+        let Standing::Member { cluster, term, last_term, last_index, membership, .. } =
+            claim.standing
+        else {
             return Err(HelloRefusal::Incarnation);
         };
-        if known != claim.node {
-            return Err(HelloRefusal::Incarnation);
+        if self.cluster() != Some(cluster) {
+            // Its nodes are named like members, or like those who once were.
+            return Err(HelloRefusal::ClusterIdentity);
+        }
+        match self.known.get(&claim.node) {
+            Some(member) if member.name == name => {}
+            Some(_) => return Err(HelloRefusal::Incarnation),
+            // It has seen changes that this node has not: they may be what makes it a member, and
+            // it may be the leader that is to bring them.
+            None if membership > self.committed_index => {}
+            None => return Err(HelloRefusal::Removed),
         }
         match self.marks.get(&claim.node) {
             Some(mark) => {
@@ -164,14 +217,41 @@ impl Roster {
         }
     }
 
-    fn node_named(&self, name: &str) -> Option<NodeId> {
-        let mut members = self.membership.members().iter();
-        members.find(|(_, member)| member.name == name).map(|(&node, _)| node)
+    /// The newest configuration known to be committed, with its index, and everybody else who may
+    /// speak because of the one in force.
+    pub(super) fn set_members(
+        &mut self,
+        (index, committed): (Index, Membership),
+        contacts: BTreeMap<NodeId, Member>,
+    ) {
+        let own = committed.members().get(&self.claim.node);
+        if let Standing::Member { membership, address, .. } = &mut self.claim.standing {
+            *membership = index;
+            *address = own.map(|member| member.address.clone()).unwrap_or_default();
+        }
+        self.known = contacts;
+        for (node, member) in committed.members() {
+            self.known.entry(*node).or_insert_with(|| member.clone());
+        }
+        self.guests.retain(|node, (newer, _)| *newer > index && !self.known.contains_key(node));
+        (self.committed_index, self.committed) = (index, committed);
     }
 
-    /// The membership in force has changed.
-    pub(super) fn set_membership(&mut self, membership: Membership) {
-        self.membership = membership;
+    /// Those who were let in because they know a newer configuration, and where to answer them.
+    pub(super) fn guests(&self) -> impl Iterator<Item = (NodeId, &Member)> {
+        self.guests.iter().map(|(&node, (_, member))| (node, member))
+    }
+
+    /// A node of this name was let in.
+    pub fn welcome(&mut self, name: &str, claim: &Claim) {
+        self.mark_boot(claim);
+        let Standing::Member { membership, address, .. } = &claim.standing else { return };
+        let is_guest = !self.known.contains_key(&claim.node) && !address.is_empty();
+        let has_room = self.guests.len() < GUESTS_MAX || self.guests.contains_key(&claim.node);
+        if is_guest && has_room {
+            let member = Member { name: name.to_owned(), address: address.clone() };
+            self.guests.insert(claim.node, (*membership, member));
+        }
     }
 
     /// This much is durable here from now on.
@@ -258,6 +338,8 @@ mod tests {
             term: Term(term),
             last_term: Term(last.0),
             last_index: Index(last.1),
+            membership: Index(0),
+            address: String::new(),
         };
         Claim { node: NodeId(node), boot: Boot(boot), standing }
     }
@@ -270,8 +352,10 @@ mod tests {
         let members: BTreeMap<_, _> = voters.iter().map(member).collect();
         let membership =
             Membership::new(voters, BTreeSet::new(), BTreeSet::new(), members).expect("both vote");
-        let genesis = Genesis { cluster: ClusterId(1), membership: membership.clone() };
-        Roster::member("c".to_owned(), claim(1, 1, 1, (1, 1)), genesis, membership, Vec::new())
+        let genesis =
+            Genesis { cluster: ClusterId(1), membership: membership.clone(), index: Index(0) };
+        let committed = (Index(10), membership);
+        Roster::member("c".to_owned(), claim(1, 1, 1, (1, 1)), genesis, committed, Vec::new())
     }
 
     fn says(roster: &mut Roster, claim: Claim) -> Result<NodeId, HelloRefusal> {
@@ -321,6 +405,7 @@ mod tests {
             cluster_name: "c".to_owned(),
             name: "n2".to_owned(),
             to_name: "n1".to_owned(),
+            to_node: None,
             claim,
         }
     }
@@ -338,5 +423,73 @@ mod tests {
         roster.mark_promise(NodeId(2), Term(3), (Term(3), Index(114)));
         let refused = HelloAnswer::Refused(HelloRefusal::RolledBack);
         assert_eq!(roster.judge(&slow), refused);
+    }
+
+    /// A hello of node `node`, named `name`, that knows the configuration at `index`.
+    fn knows(name: &str, node: u64, index: u64) -> Hello {
+        let mut claim = claim(node, 1, 1, (1, 1));
+        if let Standing::Member { membership, address, .. } = &mut claim.standing {
+            (*membership, *address) = (Index(index), format!("{name}:9"));
+        }
+        Hello { name: name.to_owned(), claim, ..hello(roster().claim()) }
+    }
+
+    #[test]
+    fn whoever_knows_newer_members_is_let_in_until_they_are_known_here() {
+        // This node was away while n3 was added and became leader: were n3 refused as a stranger,
+        // nobody could ever tell this node who the members are now.
+        let mut roster = roster();
+        let newer = knows("n3", 3, 11);
+        assert!(matches!(roster.judge(&newer), HelloAnswer::Accepted { .. }));
+        roster.welcome("n3", &newer.claim);
+        let guests: Vec<_> = roster.guests().map(|(node, at)| (node, at.address.clone())).collect();
+        assert_eq!(guests, [(NodeId(3), "n3:9".to_owned())], "its answers must reach it");
+        let removed = HelloAnswer::Refused(HelloRefusal::Removed);
+        for index in [0, 10] {
+            assert_eq!(roster.judge(&knows("n3", 3, index)), removed, "not newer: {index}");
+        }
+        let (committed, known) = (roster.committed.clone(), roster.known.clone());
+        roster.set_members((Index(11), committed), known);
+        assert_eq!(roster.guests().count(), 0);
+        assert_eq!(roster.judge(&newer), removed);
+    }
+
+    #[test]
+    fn two_lives_of_one_name_may_speak_while_one_replaces_the_other() {
+        let mut roster = roster();
+        let mut contacts = roster.known.clone();
+        contacts.insert(NodeId(22), Member { name: "n2".to_owned(), address: "n2:2".to_owned() });
+        let committed = roster.committed.clone();
+        roster.set_members((Index(10), committed), contacts);
+        for node in [2, 22] {
+            assert!(matches!(roster.judge(&knows("n2", node, 0)), HelloAnswer::Accepted { .. }));
+        }
+        let other = HelloAnswer::Refused(HelloRefusal::Incarnation);
+        assert_eq!(roster.judge(&knows("n1", 22, 0)), other, "another name than it was added by");
+    }
+
+    #[test]
+    fn a_blank_node_is_told_its_cluster_only_when_its_addition_is_committed() {
+        let mut roster = roster();
+        let blank = |name: &str, node| {
+            let standing = Standing::Blank { seed_digest: 5 };
+            let claim = Claim { node: NodeId(node), boot: Boot(1), standing };
+            Hello { name: name.to_owned(), ..hello(claim) }
+        };
+        let refused = HelloAnswer::Refused;
+        assert_eq!(roster.judge(&blank("n3", 3)), refused(HelloRefusal::Unknown));
+        assert_eq!(roster.judge(&blank("n2", 22)), refused(HelloRefusal::Incarnation), "wiped");
+        let mut contacts = roster.known.clone();
+        contacts.insert(NodeId(3), Member { name: "n3".to_owned(), address: "n3:1".to_owned() });
+        let before = roster.committed.clone();
+        roster.set_members((Index(10), before.clone()), contacts.clone());
+        assert_eq!(roster.judge(&blank("n3", 3)), refused(HelloRefusal::NotReady));
+        let learners = BTreeSet::from([NodeId(3)]);
+        let after =
+            Membership::new(before.voters().clone(), BTreeSet::new(), learners, contacts.clone());
+        let after = after.expect("a learner joined");
+        roster.set_members((Index(11), after.clone()), contacts);
+        let genesis = Genesis { cluster: ClusterId(1), membership: after, index: Index(11) };
+        assert_eq!(roster.judge(&blank("n3", 3)), HelloAnswer::Genesis(genesis));
     }
 }

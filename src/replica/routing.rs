@@ -38,6 +38,7 @@ impl Replica {
         if leads && self.expiry.is_none() && self.has_applied_own_term() {
             let table = ExpiryTable::open(&self.view().machine, now);
             self.expiry = Some(table);
+            self.retire_hosts(now);
             self.published.status = true;
         }
     }

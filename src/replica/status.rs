@@ -40,6 +40,27 @@ pub struct ReplicaStatus {
     pub disk_full: bool,
     /// Requests that wait for their outcome.
     pub pending: usize,
+    /// When this node is no member any more: since when.
+    pub removed: Option<Removal>,
+}
+
+/// The end of a node's membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Removal {
+    /// The log index of the configuration without it; not known when it was away then, and only
+    /// its former peers say so.
+    pub at: Option<Index>,
+}
+
+impl std::fmt::Display for Removal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("this node was removed from the cluster")?;
+        match self.at {
+            Some(index) => write!(f, " at index {index}")?,
+            None => f.write_str(", as its members say")?,
+        }
+        f.write_str(": use another host's daemon, or add this one again")
+    }
 }
 
 /// One member as this node sees it.
@@ -101,6 +122,9 @@ pub enum UnavailableReason {
     /// The leader cannot take more now.
     #[error("the leader has too much to do")]
     Overloaded,
+    /// This node is no member any more.
+    #[error("{0}")]
+    Removed(Removal),
     /// The daemon is stopping.
     #[error("this daemon is stopping")]
     ShuttingDown,

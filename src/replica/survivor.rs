@@ -158,7 +158,7 @@ impl Survivor {
             must_sync: true,
             ..LogBatch::default()
         };
-        (Genesis { cluster, membership }, batch)
+        (Genesis { cluster, membership, index: Index(0) }, batch)
     }
 }
 
@@ -250,7 +250,7 @@ mod tests {
         RecoveredLog {
             identity: Identity { node: NodeId(node), name, cluster_name: "c".to_owned() },
             boot: Boot(5),
-            genesis: Some(Genesis { cluster: ClusterId(7), membership }),
+            genesis: Some(Genesis { cluster: ClusterId(7), membership, index: Index(0) }),
             hard_state: HardState { term: Term(4), vote: Some(NodeId(2)), commit: Index(6) },
             cut: Cut::default(),
             entries: (1..=10).map(put).collect(),

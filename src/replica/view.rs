@@ -1,6 +1,6 @@
 //! What those who read look at: the applied state, its history, and this node's promises.
 
-use crate::replica::Promises;
+use crate::replica::{Promises, Removal};
 use crate::state::StateMachine;
 use crate::watch::History;
 
@@ -14,4 +14,7 @@ pub struct View {
     pub history: History,
     /// What this node has promised about leases.
     pub promises: Promises,
+    /// When this node is no member any more, its state is frozen, and nobody is to be served from
+    /// it.
+    pub removed: Option<Removal>,
 }

@@ -180,6 +180,7 @@ mod tests {
                 ready: true,
                 disk_full: false,
                 pending: 4,
+                removed: None,
             },
             revision: Revision(33),
             compact_revision: Revision(5),
@@ -199,6 +200,7 @@ mod tests {
             },
             links: vec![LinkStatus { name: "web2".to_owned(), connected: true, last_error: None }],
             uptime: Span::from_millis(2_500),
+            members_differ: None,
             draining: false,
         }
     }

@@ -257,11 +257,17 @@ pub(super) struct GenesisProto {
     cluster: u64,
     #[prost(message, optional, tag = "2")]
     membership: Option<MembershipProto>,
+    #[prost(uint64, tag = "3")]
+    index: u64,
 }
 
 impl From<&Genesis> for GenesisProto {
     fn from(genesis: &Genesis) -> Self {
-        Self { cluster: genesis.cluster.0, membership: Some((&genesis.membership).into()) }
+        Self {
+            cluster: genesis.cluster.0,
+            membership: Some((&genesis.membership).into()),
+            index: genesis.index.0,
+        }
     }
 }
 
@@ -273,6 +279,6 @@ impl TryFrom<GenesisProto> for Genesis {
             return Err(WireError::Malformed("a cluster identity of zero"));
         }
         let membership = required(proto.membership)?.try_into()?;
-        Ok(Self { cluster: ClusterId(proto.cluster), membership })
+        Ok(Self { cluster: ClusterId(proto.cluster), membership, index: Index(proto.index) })
     }
 }

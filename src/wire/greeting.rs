@@ -23,6 +23,7 @@ codes!(refusal_code, refusal_of, HelloRefusal, "refusal of a hello", {
     Version = 9,
     RolledBack = 10,
     NotReady = 11,
+    Removed = 12,
 });
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -41,6 +42,9 @@ pub(super) struct HelloProto {
     to_name: String,
     #[prost(message, optional, tag = "7")]
     claim: Option<ClaimProto>,
+    /// Zero when any node of the name is meant.
+    #[prost(fixed64, tag = "8")]
+    to_node: u64,
 }
 
 impl From<&Hello> for HelloProto {
@@ -53,6 +57,7 @@ impl From<&Hello> for HelloProto {
             name: hello.name.clone(),
             to_name: hello.to_name.clone(),
             claim: Some((&hello.claim).into()),
+            to_node: hello.to_node.map_or(0, |node| node.0),
         }
     }
 }
@@ -71,11 +76,12 @@ impl HelloProto {
             name: bounded(proto.name, limits::NODE_NAME_BYTES_MAX)?,
             to_name: bounded(proto.to_name, limits::NODE_NAME_BYTES_MAX)?,
             claim: required(proto.claim)?.try_into()?,
+            to_node: (proto.to_node != 0).then_some(NodeId(proto.to_node)),
         })
     }
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct ClaimProto {
     #[prost(fixed64, tag = "1")]
     node: u64,
@@ -85,7 +91,7 @@ struct ClaimProto {
     standing: Option<StandingProto>,
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Oneof)]
+#[derive(Clone, PartialEq, prost::Oneof)]
 enum StandingProto {
     #[prost(message, tag = "3")]
     Blank(BlankProto),
@@ -99,7 +105,7 @@ struct BlankProto {
     seed_digest: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct StandingMemberProto {
     #[prost(fixed64, tag = "1")]
     cluster: u64,
@@ -109,18 +115,24 @@ struct StandingMemberProto {
     last_term: u64,
     #[prost(uint64, tag = "4")]
     last_index: u64,
+    #[prost(uint64, tag = "5")]
+    membership: u64,
+    #[prost(string, tag = "6")]
+    address: String,
 }
 
 impl From<&Claim> for ClaimProto {
     fn from(claim: &Claim) -> Self {
-        let standing = match claim.standing {
-            Standing::Blank { seed_digest } => StandingProto::Blank(BlankProto { seed_digest }),
-            Standing::Member { cluster, term, last_term, last_index } => {
+        let standing = match &claim.standing {
+            &Standing::Blank { seed_digest } => StandingProto::Blank(BlankProto { seed_digest }),
+            Standing::Member { cluster, term, last_term, last_index, membership, address } => {
                 StandingProto::Member(StandingMemberProto {
                     cluster: cluster.0,
                     term: term.0,
                     last_term: last_term.0,
                     last_index: last_index.0,
+                    membership: membership.0,
+                    address: address.clone(),
                 })
             }
         };
@@ -143,6 +155,11 @@ impl TryFrom<ClaimProto> for Claim {
                     term: Term(member.term),
                     last_term: Term(member.last_term),
                     last_index: Index(member.last_index),
+                    membership: Index(member.membership),
+                    address: match member.address {
+                        none if none.is_empty() => none,
+                        some => bounded(some, limits::ADDRESS_BYTES_MAX)?,
+                    },
                 }
             }
         };

@@ -34,6 +34,9 @@ pub struct Hello {
     pub name: String,
     /// Whom the dialer believes it has reached.
     pub to_name: String,
+    /// Which node it means by that name, when it means one: while a member is replaced, two bear
+    /// the name.
+    pub to_node: Option<NodeId>,
     /// What the dialer is.
     pub claim: Claim,
 }
@@ -68,16 +71,27 @@ pub enum Standing {
         last_term: Term,
         /// The index of its last durable entry.
         last_index: Index,
+        /// The index of the newest configuration that it knows to be committed. Whoever has a newer
+        /// one knows better who is a member.
+        membership: Index,
+        /// Where that configuration says that it is reached; empty when it is not in it. One that
+        /// is behind and does not know the dialer yet answers there.
+        address: String,
     },
 }
 
-/// The identity of a cluster with its first members: made once, the same on all.
+/// The identity of a cluster, made once and the same on all, with the members that a blank node
+/// begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genesis {
     /// The identity.
     pub cluster: ClusterId,
-    /// The configuration before the first entry of the log.
+    /// The configuration that this node has before the first entry of its log.
     pub membership: Membership,
+    /// The index of that configuration in the log of whoever told it: zero at the first boot. A
+    /// node that was added later meets older configurations on its way there, which do not hold it
+    /// yet: that is no removal.
+    pub index: Index,
 }
 
 /// The answer to a hello.
@@ -90,7 +104,8 @@ pub enum HelloAnswer {
         /// Who answers.
         claim: Claim,
     },
-    /// To a blank dialer, by a blank node: not a member yet either.
+    /// By a blank node, to a blank dialer: not a member yet either. To a member that introduces
+    /// itself: this is the incarnation to add.
     Blank {
         /// Who answers.
         claim: Claim,
@@ -125,9 +140,15 @@ pub enum HelloRefusal {
     #[error(
         "a member of this name exists with another data directory: this one was wiped or \
          exchanged, and its votes and acknowledgements are gone; restore the directory, or \
-         replace the member"
+         replace the member with `quorumctl members replace NAME`"
     )]
     Incarnation,
+    /// It was a member and is none any more, as far as this node knows.
+    #[error(
+        "it was removed from the cluster: stop it, or add it again with `quorumctl members add \
+         NAME=HOST:PORT`"
+    )]
+    Removed,
     /// The dialer is blank and the seed members of the two configurations differ.
     #[error("the members listed in the two configurations differ")]
     Seeds,
@@ -135,7 +156,10 @@ pub enum HelloRefusal {
     #[error("the address leads to another node than the one it is configured for")]
     ToName,
     /// No member has this name.
-    #[error("no member of the cluster has this name")]
+    #[error(
+        "no member of the cluster has this name: add it with `quorumctl members add \
+         NAME=HOST:PORT`"
+    )]
     Unknown,
     /// No common protocol version.
     #[error("the protocol versions do not overlap")]

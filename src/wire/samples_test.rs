@@ -101,7 +101,8 @@ pub(crate) fn hard_state(rng: &mut Rng) -> HardState {
 
 /// A cluster identity.
 pub(crate) fn genesis(rng: &mut Rng) -> Genesis {
-    Genesis { cluster: ClusterId(rng.next_u64().max(1)), membership: membership(rng) }
+    let cluster = ClusterId(rng.next_u64().max(1));
+    Genesis { cluster, membership: membership(rng), index: Index(number(rng)) }
 }
 
 fn queue(rng: &mut Rng) -> QueueName {
@@ -378,6 +379,8 @@ fn claim(rng: &mut Rng) -> Claim {
             term: Term(term),
             last_term: Term(rng.between(0, term)),
             last_index: Index(number(rng)),
+            membership: Index(number(rng)),
+            address: text(rng, 1, 40),
         }
     };
     Claim { node: NodeId(number(rng)), boot: Boot(number(rng)), standing }
@@ -392,6 +395,7 @@ pub(crate) fn hello(rng: &mut Rng) -> Hello {
         cluster_name: text(rng, 1, 253),
         name: text(rng, 1, 253),
         to_name: text(rng, 1, 253),
+        to_node: maybe(rng, |rng| NodeId(number(rng).max(1))),
         claim: claim(rng),
     }
 }
@@ -416,6 +420,7 @@ pub(crate) fn hello_answer(rng: &mut Rng) -> HelloAnswer {
                 HelloRefusal::Version,
                 HelloRefusal::RolledBack,
                 HelloRefusal::NotReady,
+                HelloRefusal::Removed,
             ],
         )),
     }

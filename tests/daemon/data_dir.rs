@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Cluster, Node, Options, quorumd};
+use crate::harness::{Cluster, Node, Options, quorumd, wait_until};
 
 /// Exit code of a daemon whose data directory is not its own, or in use.
 const DATA_DIRECTORY: Option<i32> = Some(3);
@@ -51,11 +51,35 @@ fn refused(cluster: &mut Cluster, node: usize, reasons: &[&str], change: impl Fn
 }
 
 #[test]
-fn a_wiped_directory_is_refused() {
+fn a_node_with_a_wiped_directory_waits_to_be_replaced() {
     let mut cluster = Cluster::start();
     for node in [cluster.leader(), cluster.others(cluster.leader())[0]] {
-        let reasons = ["this one was wiped or exchanged", "replace the member"];
-        refused(&mut cluster, node, &reasons, |node| fs::remove_dir_all(&node.data).unwrap());
+        let others = cluster.others(node);
+        cluster.nodes[others[0]].put("before", "x");
+        let good = cluster.directory.path().join("good");
+        cluster.nodes[node].stop();
+        copy(&cluster.nodes[node].data, &good);
+        fs::remove_dir_all(&cluster.nodes[node].data).unwrap();
+        cluster.run(node);
+        let status = wait_until("it says what it waits for", || {
+            cluster.nodes[node].status().filter(|status| status["state"] == "waiting_to_be_added")
+        });
+        let command = format!("quorumctl members replace {}", cluster.nodes[node].name);
+        let detail = status["health"][0]["detail"].as_str().unwrap();
+        assert!(detail.contains(&command), "{detail}");
+        assert_eq!(cluster.nodes[node].get("/readyz").expect(503).code(), "not_ready");
+        assert_eq!(cluster.nodes[node].get("/healthz").status, 200);
+        let refused = crate::http::put(cluster.socket(node), "/v1/kv/x", "v").expect(503).json();
+        assert_eq!(refused["applied"], "no", "{refused}");
+        // It takes no part: the others go on, and its own directory is welcome.
+        cluster.leader_of(&others);
+        cluster.nodes[others[1]].put("meanwhile", "x");
+        cluster.nodes[node].stop();
+        exchange(&cluster.nodes[node], &good);
+        fs::remove_dir_all(&good).unwrap();
+        cluster.run_again(node);
+        cluster.nodes[node].get("/v1/kv/meanwhile").expect(200);
+        cluster.until_equal();
     }
 }
 
@@ -109,7 +133,7 @@ fn a_node_that_never_met_the_others_waits_and_says_so() {
     let mut cluster = Cluster::prepare(&Options::default());
     cluster.run(0);
     let socket = cluster.nodes[0].socket.clone();
-    let answer = crate::harness::wait_until("the socket answers", || {
+    let answer = wait_until("the socket answers", || {
         crate::http::try_ask(&socket, "GET /v1/kv/x", &[], b"").ok()
     });
     assert_eq!((answer.status, answer.code().as_str()), (503, "not_ready"));

@@ -54,6 +54,8 @@ impl Stranger {
             term: Term(1),
             last_term: Term(1),
             last_index: Index(1),
+            membership: Index(0),
+            address: String::new(),
         };
         let hello = Hello {
             version_min: PROTOCOL_VERSION_MIN,
@@ -62,6 +64,7 @@ impl Stranger {
             cluster_name: CLUSTER.to_owned(),
             name: name.to_owned(),
             to_name: "n1".to_owned(),
+            to_node: None,
             claim: Claim { node: NodeId(7), boot: Boot(1), standing },
         };
         Self { tls: TlsConfigs::new(&credentials).unwrap(), hello }
@@ -109,6 +112,8 @@ fn strangers(cluster: &Cluster, green: &Authority) -> Vec<(Stranger, &'static st
     let mut other_target = ours("n2");
     other_target.hello.to_name = "n3".to_owned();
     let expired = Stranger::new(&cluster.authority, &roots, "n2", now - 3 * DAY);
+    let mut unknown = ours("n4");
+    unknown.hello.claim.standing = Standing::Blank { seed_digest: 1 };
     vec![
         (no_certificate, "it presented no certificate"),
         (Stranger::new(&impostor, &trusting, "n2", now), "not signed by a trusted authority"),
@@ -117,7 +122,7 @@ fn strangers(cluster: &Cluster, green: &Authority) -> Vec<(Stranger, &'static st
         (Stranger::new(green, &roots, "n2", now), "the certificate is for another cluster"),
         (other_cluster_name, "the configured cluster names differ"),
         (other_target, "leads to another node"),
-        (ours("n4"), "no member of the cluster has this name"),
+        (unknown, "no member of the cluster has this name"),
         (ours("n2"), "its data directory belongs to another cluster"),
     ]
 }

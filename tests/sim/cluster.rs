@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
-use quorumd::base::{ClusterId, NodeId, Rng, Span};
+use quorumd::base::{ClusterId, Index, NodeId, Rng, Span};
 use quorumd::raft::{Member, Membership};
 use quorumd::replica::{Action, Event, Options};
 use quorumd::storage::LogBatch;
@@ -478,5 +478,6 @@ fn genesis(ids: &[NodeId], voters: usize) -> Genesis {
     let voting = ids[..voters].iter().copied().collect();
     let learning = ids[voters..].iter().copied().collect();
     let membership = Membership::new(voting, BTreeSet::new(), learning, members);
-    Genesis { cluster: ClusterId(7), membership: membership.expect("some vote") }
+    let membership = membership.expect("some vote");
+    Genesis { cluster: ClusterId(7), membership, index: Index(0) }
 }

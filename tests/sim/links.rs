@@ -46,6 +46,7 @@ impl Cluster {
             cluster_name: CLUSTER.to_owned(),
             name: self.nodes[from].name.clone(),
             to_name: self.nodes[to].name.clone(),
+            to_node: None,
             claim: self.roster(from).claim(),
         };
         let hello = decode_hello(&encode_hello(&hello)).expect("a hello can be decoded");

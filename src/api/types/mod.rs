@@ -21,7 +21,7 @@ pub use kv::{
     PutAnswer, Record, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult,
 };
 pub use node::{
-    HealthNote, LinkView, MemberRole, MemberView, MembersAnswer, NodeRole, StatusAnswer,
+    HealthNote, LinkView, MemberRole, MemberView, MembersAnswer, NodeRole, NodeState, StatusAnswer,
     StorageView,
 };
 pub use problem::{Applied, Code, Problem};

@@ -16,9 +16,29 @@ pub enum NodeRole {
     Leader,
     /// Receives the log and does not vote.
     Learner,
+    /// Has no part yet: it has not started, or waits to be added.
+    None,
     /// Asks whether a campaign would be won.
     PreCandidate,
     /// A role that this program does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Whether a node takes part in its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It is a member.
+    #[default]
+    Member,
+    /// It was removed, runs on, and serves nothing.
+    Removed,
+    /// It loads its files, or waits for the other members of a first boot.
+    Starting,
+    /// Its cluster runs and does not know it: an operator has to add it.
+    WaitingToBeAdded,
+    /// A state that this program does not know.
     #[serde(other)]
     Unknown,
 }
@@ -27,7 +47,8 @@ pub enum NodeRole {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthNote {
     /// For programs: `no_leader`, `not_ready`, `disk_full`, `disk_low`, `peer_unreachable`,
-    /// `draining`; more may come.
+    /// `draining`, `removed`, `starting`, `waiting_to_be_added`, `change_waits`; as a note
+    /// `members_differ`. More may come.
     pub code: String,
     /// For people.
     pub detail: String,
@@ -82,6 +103,9 @@ pub struct StatusAnswer {
     pub cluster_id: HexId,
     /// The program's version.
     pub version: String,
+    /// Whether it takes part.
+    #[serde(default)]
+    pub state: NodeState,
     /// Its role.
     pub role: NodeRole,
     /// The leader's name, if known.
@@ -116,6 +140,9 @@ pub struct StatusAnswer {
     /// Empty when all is well.
     #[serde(default)]
     pub health: Vec<HealthNote>,
+    /// What is worth knowing and needs nothing done.
+    #[serde(default)]
+    pub notes: Vec<HealthNote>,
     /// What it stores.
     #[serde(default)]
     pub storage: StorageView,
