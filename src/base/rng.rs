@@ -3,7 +3,7 @@
 //! Not for secrets: identities are drawn from the kernel by `node/`.
 
 /// SplitMix64 (Steele, Lea, Flood, 2014): full period, any seed is as good as another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rng {
     state: u64,
 }

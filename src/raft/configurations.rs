@@ -11,7 +11,7 @@ use crate::raft::Membership;
 /// The configuration at the start of the log and every later one that the log holds.
 ///
 /// Invariants: never empty; indexes strictly grow.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Configurations {
     list: VecDeque<(Index, Membership)>,
 }
@@ -30,6 +30,19 @@ impl Configurations {
     /// The index of the entry that holds the one in force.
     pub(super) fn current_index(&self) -> Index {
         self.list.back().expect("the configuration at the start of the log is always kept").0
+    }
+
+    /// The newest one at or below `commit`, and its index.
+    pub(super) fn committed(&self, commit: Index) -> (Index, &Membership) {
+        let found = self.list.iter().rev().find(|(index, _)| *index <= commit);
+        let (index, membership) = found.expect("the one at the start of the log is committed");
+        (*index, membership)
+    }
+
+    /// Every configuration with the one before it, oldest first.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (&Membership, Index, &Membership)> {
+        let pairs = self.list.iter().zip(self.list.iter().skip(1));
+        pairs.map(|((_, before), (index, after))| (before, *index, after))
     }
 
     pub(super) fn append(&mut self, index: Index, membership: Membership) {

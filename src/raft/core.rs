@@ -32,7 +32,7 @@ pub(super) const POSITION_MAX: u64 = 1 << 62;
 /// - No entry at or below the commit index is ever replaced.
 /// - A leader's log only grows, and its last term is the current one.
 /// - The configuration in force is the newest in the log.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Raft {
     pub(super) node: NodeId,
     pub(super) options: Options,
@@ -74,6 +74,12 @@ pub enum ProposeError {
     NotLeader {
         /// The leader, if known.
         leader: Option<NodeId>,
+    },
+    /// This node is handing over the lead.
+    #[error("the lead is being handed over to {to}")]
+    Transferring {
+        /// Who shall lead.
+        to: NodeId,
     },
     /// Too much waits for its commit already.
     #[error("{bytes} bytes of proposals wait for their commit, the most allowed is {bytes_max}")]
@@ -134,8 +140,8 @@ impl Raft {
         })
     }
 
-    /// Takes a message from the network. Messages for others, from nodes that are no members, of a
-    /// shape that no node of this program sends, and late ones change nothing.
+    /// Takes a message from the network. Messages for others, of a shape that no node of this
+    /// program sends, and late ones change nothing. Whom the transport lets in is heard.
     pub fn step(&mut self, now: Instant, message: Message) {
         self.advance_clock(now);
         if !self.listens_to(&message) {
@@ -158,7 +164,15 @@ impl Raft {
         self.advance_clock(now);
         let now = self.now;
         match &self.state {
-            State::Leader(leader) if now >= leader.heartbeat_at => self.heartbeat_due(),
+            State::Leader(leader) => {
+                let heartbeat_at = leader.heartbeat_at;
+                if self.transfer_deadline().is_some_and(|deadline| now >= deadline) {
+                    self.abort_transfer();
+                }
+                if now >= heartbeat_at {
+                    self.heartbeat_due();
+                }
+            }
             State::Follower(follower) if now >= follower.deadline => {
                 if self.membership().is_voter(self.node) {
                     self.campaign();
@@ -178,7 +192,10 @@ impl Raft {
     /// When [`timeout`](Raft::timeout) wants to be called next, unless something happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Leader(leader) => Some(leader.heartbeat_at),
+            State::Leader(leader) => {
+                let deadline = self.transfer_deadline();
+                Some(deadline.map_or(leader.heartbeat_at, |at| at.min(leader.heartbeat_at)))
+            }
             State::Candidate(campaigner) | State::PreCandidate(campaigner) => {
                 Some(campaigner.deadline)
             }
@@ -202,6 +219,9 @@ impl Raft {
         let State::Leader(leader) = &self.state else {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         };
+        if let Some(transfer) = &leader.transfer {
+            return Err(ProposeError::Transferring { to: transfer.to });
+        }
         // With nothing waiting, one proposal is taken however large: it is legal by its own limits.
         let bytes = leader.uncommitted_bytes;
         let more: u64 = commands.iter().map(|command| command.len() as u64).sum();
@@ -367,19 +387,20 @@ impl Raft {
             }
             Body::ReadRequest { context } => self.read_request(from, context),
             Body::ReadResponse { context, index } => self.read_response(context, index),
+            Body::TimeoutNow => self.timeout_now(from),
             Body::VoteRequest { .. } | Body::VoteResponse { .. } => {}
         }
     }
 
-    /// Whether `message` may be looked at: addressed to us, from another member, well-formed.
+    /// Whether `message` may be looked at: addressed to us and well-formed.
     ///
-    /// A learner of our configuration may be a voter of a later one that we do not hold yet, and so
-    /// may we (RELIABILITY A13): any member is heard. A node outside the configuration is not; the
-    /// transport refuses it too.
+    /// Whether the sender is a member of the configuration in force does not matter (dissertation,
+    /// 4.1): a learner here may be a voter of a later configuration that we do not hold yet, and so
+    /// may we (RELIABILITY A13); a member that we do not know may lead. The transport decides who
+    /// is let in; what counts votes and acknowledgements looks at the configuration.
     fn listens_to(&self, message: &Message) -> bool {
         message.to == self.node
             && message.from != self.node
-            && self.membership().contains(message.from)
             && message.term.get() <= POSITION_MAX
             && match &message.body {
                 Body::AppendRequest { prev_index, prev_term, entries, .. } => {
@@ -455,11 +476,13 @@ impl Raft {
             ) => {
                 assert!(voter, "{node} asks for pre-votes and is no voter");
             }
-            (State::PreCandidate(_), State::Candidate(_)) => {
+            // Without a pre-vote, when the leader hands over.
+            (State::PreCandidate(_) | State::Follower(_), State::Candidate(_)) => {
                 assert!(voter, "{node} asks for votes and is no voter");
                 assert_eq!(self.vote, Some(node), "candidate of term {term} voted for another");
             }
             (State::Candidate(_), State::Leader(_)) => {
+                assert!(voter, "{node} leads term {term} and is no voter");
                 assert_eq!(self.vote, Some(node), "leader of term {term} voted for another");
                 assert!(
                     self.log.last_term() < term,
@@ -494,7 +517,7 @@ impl Raft {
         self.out.messages_after_persist.push(message);
     }
 
-    fn advance_clock(&mut self, now: Instant) {
+    pub(super) fn advance_clock(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 }

@@ -54,11 +54,12 @@ impl Raft {
                     self.ask_again(from);
                 }
             }
-            Campaign::Vote => {
+            Campaign::Transfer | Campaign::Vote => {
                 if term > self.term {
                     // Not even the term is taken from a candidate while a leader is alive: a node
                     // that was away or removed must not depose it (dissertation, 4.2.3).
-                    if self.is_sticky() {
+                    // Unless the leader itself wants it.
+                    if campaign == Campaign::Vote && self.is_sticky() {
                         return;
                     }
                     self.become_follower(term, None);
@@ -110,7 +111,7 @@ impl Raft {
                 }
                 own
             }
-            (State::Candidate(own), Campaign::Vote) if term == current => own,
+            (State::Candidate(own), Campaign::Transfer | Campaign::Vote) if term == current => own,
             _ => return,
         };
         if !self.configurations.current().is_voter(from) {
@@ -161,7 +162,7 @@ impl Raft {
     }
 
     /// Asks every other voter.
-    fn request_votes(&mut self, campaign: Campaign) {
+    pub(super) fn request_votes(&mut self, campaign: Campaign) {
         let membership = self.membership();
         let voters: Vec<NodeId> =
             membership.voters().union(membership.outgoing()).copied().collect();
@@ -179,7 +180,7 @@ impl Raft {
         let body = Body::VoteRequest { campaign, last_index, last_term };
         match campaign {
             Campaign::PreVote => self.send_with_term(voter, self.term.next(), body),
-            Campaign::Vote => self.send_after_persist(voter, body),
+            Campaign::Transfer | Campaign::Vote => self.send_after_persist(voter, body),
         }
     }
 

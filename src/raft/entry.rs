@@ -6,7 +6,7 @@ use crate::base::{Index, Term};
 use crate::raft::Membership;
 
 /// An entry: one slot of the log, which decides one value for ever (Raft paper, section 5.3).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The term of the leader that appended it.
     pub term: Term,
@@ -17,7 +17,7 @@ pub struct Entry {
 }
 
 /// What an entry holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Payload {
     /// Opaque bytes for the state machine.
     Command(Bytes),

@@ -3,11 +3,13 @@
 //! Tests and the simulator call it after every step, release builds never. What spans nodes or time
 //! (one leader per term, nothing committed changes) is checked by those who see several.
 
-use crate::base::{Index, Term};
+use std::collections::BTreeSet;
+
+use crate::base::{Index, NodeId, Term};
 use crate::raft::progress::Feed;
 use crate::raft::quorum;
 use crate::raft::roles::{Leader, State};
-use crate::raft::{Payload, Raft};
+use crate::raft::{Membership, Payload, Raft};
 
 /// Panics, with values, when an invariant of `raft` does not hold.
 pub fn check(raft: &Raft) {
@@ -55,12 +57,51 @@ fn check_configurations(raft: &Raft) {
         assert!(before < Some(*index), "configuration at {index} after that at {before:?}");
         before = Some(*index);
     }
+    for (before, index, after) in raft.configurations.steps() {
+        check_step(before, index, after);
+        let loses = before.is_voter(raft.node) && !after.is_voter(raft.node);
+        assert!(!loses || index <= raft.commit, "{} lost its vote at {index} too early", raft.node);
+    }
     let newest = raft.log.entries().iter().rev().find_map(|entry| match &entry.payload {
         Payload::Membership(membership) => Some((entry.index, membership)),
         _ => None,
     });
     if let Some((index, membership)) = newest {
         assert_eq!(raft.membership(), membership, "the configuration at {index} is not in force");
+    }
+}
+
+/// RELIABILITY R14 (a), (d): who can decide under one configuration meets who can under the next.
+fn check_step(before: &Membership, index: Index, after: &Membership) {
+    if after.is_joint() {
+        assert!(!before.is_joint(), "the configuration at {index} is joint like that before it");
+        assert_eq!(after.outgoing(), before.voters(), "outgoing at {index} are not who voted");
+    } else if before.is_joint() {
+        assert_eq!(after.voters(), before.voters(), "what remains at {index} is another half");
+    } else {
+        let differing = before.voters().symmetric_difference(after.voters()).count();
+        assert!(differing <= 1, "{differing} voters change at once at {index}");
+    }
+}
+
+/// RELIABILITY R14 (b), (c), (d): one change at a time, after the term has opened, and what is
+/// joint is left when it is committed.
+fn check_changes(raft: &Raft, leader: &Leader) {
+    let commit = raft.commit;
+    let mut uncommitted = 0;
+    for (before, index, after) in raft.configurations.steps() {
+        uncommitted += u64::from(index > commit);
+        if index > leader.opening {
+            let opening = leader.opening;
+            assert!(commit >= opening, "a change at {index} before {opening} was committed");
+            let (at, _) = raft.configurations.committed(index.previous());
+            assert!(at <= commit, "{index} follows the change at {at}, which is not committed");
+            assert!(after.is_voter(raft.node), "the leader takes its own vote away at {index}");
+            assert!(before.is_voter(raft.node), "the leader had no vote before {index}");
+        }
+    }
+    if commit >= leader.opening {
+        assert!(uncommitted <= 1, "{uncommitted} configurations of a leader wait for their commit");
     }
 }
 
@@ -101,17 +142,24 @@ fn check_leader(raft: &Raft, leader: &Leader) {
         let entry = raft.log.entry(opening).expect("the opening entry is held");
         assert_eq!((entry.term, &entry.payload), (term, &Payload::Empty), "opening {opening}");
     }
+    assert!(raft.membership().is_voter(node), "{node} leads term {term} and is no voter");
     let members = raft.membership().members().keys().filter(|member| **member != node);
-    assert!(leader.feeds.keys().eq(members), "the leader feeds others than the members");
+    let fed: BTreeSet<NodeId> = members.chain(leader.parting.keys()).copied().collect();
+    assert!(leader.feeds.keys().eq(&fed), "the leader feeds others than {fed:?}");
+    check_changes(raft, leader);
     for feed in leader.feeds.values() {
         feed.check(last);
     }
     let bytes = raft.log.bytes_between(raft.commit, last);
     assert_eq!(leader.uncommitted_bytes, bytes, "uncommitted bytes are miscounted");
     if raft.commit >= leader.opening {
-        let held = quorum::is_quorum(raft.membership(), |voter| {
-            let matched = leader.feeds.get(&voter).map(Feed::matched);
-            matched.unwrap_or(raft.log.durable()) >= raft.commit
+        // Counted under the configuration in force, or when that is younger, under the one before.
+        let (_, committed) = raft.committed_membership();
+        let held = [raft.membership(), committed].into_iter().any(|membership| {
+            quorum::is_quorum(membership, |voter| {
+                let matched = leader.feeds.get(&voter).map(Feed::matched);
+                matched.unwrap_or(raft.log.durable()) >= raft.commit
+            })
         });
         assert!(held, "{} is committed in term {term} without a quorum", raft.commit);
     }

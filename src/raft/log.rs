@@ -15,7 +15,7 @@ use crate::raft::Entry;
 /// - Indexes are consecutive from `start_index + 1`; terms never decrease, from `start_term` on.
 /// - `start_index <= durable <= handed <= last_index`.
 /// - `bytes` is the sum of the sizes of the entries.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Log {
     start_index: Index,
     start_term: Term,

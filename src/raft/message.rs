@@ -7,7 +7,7 @@ use crate::base::{Index, NodeId, ReadContext, Term};
 use crate::raft::Entry;
 
 /// A message with its envelope.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     /// Who sends it. The transport has checked it against the peer's certificate.
     pub from: NodeId,
@@ -21,16 +21,19 @@ pub struct Message {
 }
 
 /// Whether a campaign is for real.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Campaign {
     /// Asks whether a vote would be won, and changes no term and no vote (dissertation, 9.6).
     PreVote,
+    /// Asks for the vote because the leader said so ([`Body::TimeoutNow`]): that the leader is
+    /// alive is no reason to refuse (dissertation, 4.2.3).
+    Transfer,
     /// Asks for the vote.
     Vote,
 }
 
 /// What a message says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// Leader to follower: entries that follow `prev_index`, and how far is committed.
     AppendRequest {
@@ -86,6 +89,9 @@ pub enum Body {
         /// The read index.
         index: Index,
     },
+    /// Leader to the voter that is to lead next: campaign now (dissertation, 3.10). Believed only
+    /// from the leader of the current term.
+    TimeoutNow,
     /// Asks for a vote.
     VoteRequest {
         /// Pre-vote or vote.
@@ -105,7 +111,7 @@ pub enum Body {
 }
 
 /// Why an append did not fit, with enough for the leader to skip whole terms (paper, end of 5.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AppendRejection {
     /// The `prev_index` that did not fit, so that a late rejection is recognised.
     pub prev_index: Index,

@@ -1,4 +1,4 @@
-//! Consensus: elections, replication, membership arithmetic and linearizable reads. Pure.
+//! Consensus: elections, replication, changes of membership, hand-over, linearizable reads. Pure.
 //!
 //! This is Raft (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm",
 //! extended version; cited as *paper*, Ongaro's dissertation as *dissertation*). `docs/raft.md` has
@@ -22,6 +22,10 @@
 //! A linearizable read is served at the leader's commit index, once a quorum has answered a
 //! heartbeat that was sent after the read was asked, and once that index is applied.
 //!
+//! The members are part of the log: the newest configuration in it is in force, committed or not. A
+//! change of more than one voter goes over a joint configuration, in which two majorities decide,
+//! and which the leader leaves by itself. A leader that is to lose its vote hands over first.
+//!
 //! ```text
 //!             no leader for a while                  quorum would vote
 //!  ┌──────────┐ ───────────────────► ┌───────────────┐ ───────────► ┌───────────┐
@@ -35,15 +39,17 @@
 //!  └──────────┘   a newer term, or a quorum silent for too long    └─────────┘
 //! ```
 //!
+//! One more way: the follower to which the leader hands over becomes Candidate at once.
+//!
 //! # Contract of use
 //!
 //! One owner calls the methods of [`Raft`], one after the other:
 //!
 //! - In go [`step`](Raft::step) (a message), [`timeout`](Raft::timeout) (at the time that
 //!   [`next_deadline`](Raft::next_deadline) names, re-read after every call),
-//!   [`propose`](Raft::propose), [`read`](Raft::read), [`leader_lost`](Raft::leader_lost). `now`
-//!   comes from one clock that does not run backwards; a `now` that does is taken as the latest
-//!   seen.
+//!   [`propose`](Raft::propose), [`read`](Raft::read), [`leader_lost`](Raft::leader_lost),
+//!   [`change_membership`](Raft::change_membership), [`transfer`](Raft::transfer). `now` comes from
+//!   one clock that does not run backwards; a `now` that does is taken as the latest seen.
 //! - Out comes [`ready`](Raft::ready), after any number of inputs and while
 //!   [`has_ready`](Raft::has_ready). The more inputs before it, the larger the batches. What each
 //!   field allows, and after what, is said at [`Ready`].
@@ -73,11 +79,16 @@
 //!   included, for what is durable there.
 //! - Every decision by count needs a majority of each half of a joint configuration; the
 //!   configuration in force is the newest in the log.
+//! - A leader has at most one configuration in its log that is not committed; before it appends
+//!   one, an entry of its own term is committed; a joint one is left only when it is committed.
+//! - A leader is a voter of the configuration in force. Who holds a configuration that takes its
+//!   own vote away knows that it is committed.
 //! - Log cut <= applied <= handed out to apply <= commit <= last index; commit and applied never
 //!   decrease.
 //! - An answer changes what a leader believes only in the term in which it was asked; an answer to
 //!   one round of heartbeats confirms only the reads of that round.
 
+mod change;
 mod configurations;
 mod core;
 mod election;
@@ -97,11 +108,13 @@ mod restored;
 mod roles;
 mod snapshot;
 mod status;
+mod transfer;
 
 pub use self::core::{ProposeError, Proposed, Raft};
+pub use change::ChangeError;
 pub use entry::{Entry, Payload};
 pub use invariants::check;
-pub use membership::{Member, Membership, MembershipError};
+pub use membership::{Goal, Member, Membership, MembershipError};
 pub use message::{AppendRejection, Body, Campaign, Message};
 pub use options::Options;
 pub use read::ReadError;
@@ -109,6 +122,7 @@ pub use ready::{HardState, PersistToken, ReadState, Ready};
 pub use restored::{RestoreError, Restored};
 pub use snapshot::{LogStart, Retain};
 pub use status::{Progress, ProgressState, Role, Status};
+pub use transfer::TransferError;
 
 #[cfg(test)]
 mod paper_test;

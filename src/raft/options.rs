@@ -3,7 +3,7 @@
 use crate::base::{Span, limits};
 
 /// Timings and sizes of one core.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Least time without a leader before a voter campaigns; each wait is drawn anew from this to
     /// twice this (paper, 5.2). Also the window of check-quorum and of leader stickiness.

@@ -13,7 +13,7 @@ use crate::raft::{Options, Progress, ProgressState};
 /// Invariants:
 /// - `matched < next`, and `next` is at most one past the leader's last entry.
 /// - What is in flight lies in `(matched, next)`, in ascending order; nothing is while probing.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Feed {
     state: FeedState,
     /// Known durable there and equal up to here, from acknowledgements of this term.
@@ -26,7 +26,7 @@ pub(super) struct Feed {
     heard: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum FeedState {
     Probe {
         /// When the probe went out that is not answered yet.
@@ -46,7 +46,7 @@ enum FeedState {
 }
 
 /// One append on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Inflight {
     last: Index,
     bytes: usize,

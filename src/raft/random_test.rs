@@ -1,5 +1,6 @@
-//! Random runs of three to five cores over a network that loses, repeats and reorders, with disks
-//! that lose what was not synced, checked after every step against what must always hold.
+//! Random runs of up to seven cores, of which some are members and change their roles, over a
+//! network that loses, repeats and reorders, with disks that lose what was not synced, checked
+//! after every step against what must always hold.
 //!
 //! A run is named by its seed and replays exactly. The simulator runs whole nodes; this runs cores.
 
@@ -9,8 +10,8 @@ use bytes::Bytes;
 
 use crate::base::{Index, Instant, NodeId, ReadContext, Rng, Span, Term};
 use crate::raft::{
-    Body, Campaign, Entry, HardState, LogStart, Member, Membership, Message, Options, PersistToken,
-    Raft, Ready, Restored, Retain, Role, check,
+    Body, Campaign, Entry, HardState, LogStart, Member, Membership, Message, Options, Payload,
+    PersistToken, Raft, Ready, Restored, Retain, Role, check,
 };
 
 /// What survives a crash.
@@ -69,6 +70,9 @@ impl Disk {
             let entry = self.log.remove(0);
             self.start = entry.index;
             self.start_term = entry.term;
+            if let Payload::Membership(membership) = entry.payload {
+                self.base = membership;
+            }
         }
     }
 }
@@ -115,6 +119,33 @@ struct World {
     contexts: u64,
     served: u64,
     crashes: u64,
+    /// Whether members change; the log is cut in runs where they do not.
+    changing: bool,
+    changes: u64,
+    transfers: u64,
+}
+
+/// Nodes that exist, members or not.
+const NODES: u64 = 7;
+
+/// What one node shall be.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Absent,
+    Learner,
+    Voter,
+}
+
+fn configuration(parts: &BTreeMap<NodeId, Part>) -> Option<Membership> {
+    let who = |part: Part| -> BTreeSet<NodeId> {
+        parts.iter().filter(|(_, own)| **own == part).map(|(node, _)| *node).collect()
+    };
+    let (voters, learners) = (who(Part::Voter), who(Part::Learner));
+    let members = voters
+        .union(&learners)
+        .map(|node| (*node, Member { name: format!("n{node}"), address: String::new() }))
+        .collect();
+    Membership::new(voters, BTreeSet::new(), learners, members).ok()
 }
 
 fn membership(voters: u64, learners: u64, joint: bool) -> Membership {
@@ -146,9 +177,11 @@ impl World {
         let voters = rng.between(3, 5);
         let learners = rng.between(0, 1);
         let base = membership(voters, learners, rng.chance(1, 4));
+        let changing = rng.chance(3, 4);
+        let all = if changing { NODES } else { voters + learners };
         let now = Instant::from_micros(1_000_000);
         let mut nodes = BTreeMap::new();
-        for node in base.members().keys().copied() {
+        for node in (1..=all).map(NodeId) {
             let disk = Disk {
                 hard_state: HardState::default(),
                 start: Index(0),
@@ -185,9 +218,12 @@ impl World {
             contexts: 0,
             served: 0,
             crashes: 0,
+            changing,
+            changes: 0,
+            transfers: 0,
         };
-        for node in base.members().keys() {
-            world.start(*node);
+        for node in (1..=all).map(NodeId) {
+            world.start(node);
         }
         world
     }
@@ -260,16 +296,36 @@ impl World {
                 }
             }
         }
+        // What was in force when it counted: a joint configuration is left as it commits.
+        let in_force = [raft.membership().clone(), raft.committed_membership().1.clone()];
         let (commit, seen) = (raft.commit(), self.nodes[&id].seen_commit);
         let news: Vec<Entry> =
             (seen.0 + 1..=commit.0).filter_map(|at| raft.entry(Index(at)).cloned()).collect();
         for entry in news {
-            self.commit(entry.index, entry);
+            self.commit(entry.index, entry, &in_force);
         }
         self.nodes.get_mut(&id).unwrap().seen_commit = commit;
+        self.check_changes(id);
     }
 
-    fn commit(&mut self, index: Index, entry: Entry) {
+    /// RELIABILITY R14: whatever configuration a log holds, all before it are committed, and a
+    /// joint one is only left when it is.
+    fn check_changes(&self, id: NodeId) {
+        let raft = self.nodes[&id].raft.as_ref().unwrap();
+        let newest = raft.membership_index();
+        for (_, index, after) in raft.configurations.steps().filter(|step| step.1 < newest) {
+            let committed = self.committed.get(&index).map(|entry| &entry.payload);
+            let held = Payload::Membership(after.clone());
+            assert_eq!(
+                committed,
+                Some(&held),
+                "{id} holds {index}, not committed, before {newest}"
+            );
+        }
+    }
+
+    /// The first who knows of a commit is the leader that counted, under what is in force there.
+    fn commit(&mut self, index: Index, entry: Entry, in_force: &[Membership]) {
         if let Some(before) = self.committed.get(&index) {
             assert_eq!(*before, entry, "what is committed at {index} changes");
             return;
@@ -278,15 +334,15 @@ impl World {
             let disk = &self.nodes[node].disk;
             index <= disk.start || disk.entry(index) == Some(&entry)
         };
-        let base = &self.nodes.values().next().unwrap().disk.base;
-        for half in [base.voters(), base.outgoing()] {
-            let holders = half.iter().filter(|node| holds(node)).count();
-            assert!(
-                half.is_empty() || holders * 2 > half.len(),
-                "{index} commits, but is durable on {holders} of {}",
-                half.len()
-            );
-        }
+        let quorum_holds = |membership: &Membership| {
+            [membership.voters(), membership.outgoing()].into_iter().all(|half| {
+                half.is_empty() || half.iter().filter(|node| holds(node)).count() * 2 > half.len()
+            })
+        };
+        assert!(
+            in_force.iter().any(quorum_holds),
+            "{index} commits without a quorum that holds it"
+        );
         self.committed.insert(index, entry);
     }
 
@@ -371,7 +427,12 @@ impl World {
                 if raft.term() == message.term {
                     let held = disk.entry(*matched);
                     assert!(held.is_some(), "{matched} claimed before it is durable");
-                    assert_eq!(held, raft.entry(*matched), "{matched} claimed of another entry");
+                    // What a state from elsewhere took the place of is committed.
+                    let known = match raft.first_index() > *matched {
+                        true => self.committed.get(matched),
+                        false => raft.entry(*matched),
+                    };
+                    assert_eq!(held, known, "{matched} claimed of another entry");
                 }
                 assert!(disk.hard_state.term >= message.term, "claimed in a term not durable");
             }
@@ -417,6 +478,50 @@ impl World {
         if taken {
             self.proposed += count;
         }
+    }
+
+    /// Gives one or two nodes another part, or all of them any.
+    fn change(&mut self, id: NodeId) {
+        let Some(raft) = self.nodes[&id].raft.as_ref() else { return };
+        let current = raft.membership().clone();
+        let mut parts: BTreeMap<NodeId, Part> = self
+            .nodes
+            .keys()
+            .map(|node| {
+                let part = match () {
+                    () if current.voters().contains(node) => Part::Voter,
+                    () if current.contains(*node) => Part::Learner,
+                    () => Part::Absent,
+                };
+                (*node, part)
+            })
+            .collect();
+        let count = if self.rng.chance(1, 8) { 2 * NODES } else { self.rng.between(1, 2) };
+        for _ in 0..count {
+            let node = if self.rng.chance(1, 4) { id } else { self.any() };
+            let part = [Part::Absent, Part::Learner, Part::Voter][self.rng.below(3) as usize];
+            parts.insert(node, part);
+        }
+        let Some(target) = configuration(&parts) else { return };
+        let mut taken = false;
+        self.act(id, |raft, now| taken = raft.change_membership(now, target).is_ok());
+        self.changes += u64::from(taken);
+    }
+
+    fn transfer(&mut self, id: NodeId) {
+        let to = self.any();
+        let mut taken = false;
+        self.act(id, |raft, now| taken = raft.transfer(now, to).is_ok());
+        self.transfers += u64::from(taken);
+    }
+
+    /// The newest leader that a live node takes itself for, or `id`.
+    fn leader_or(&self, id: NodeId) -> NodeId {
+        let leading = self.nodes.iter().filter_map(|(node, own)| {
+            let raft = own.raft.as_ref().filter(|raft| raft.role() == Role::Leader)?;
+            Some((raft.term(), *node))
+        });
+        leading.max().map_or(id, |(_, node)| node)
     }
 
     fn read(&mut self, id: NodeId) {
@@ -501,6 +606,18 @@ impl World {
         self.installs += 1;
     }
 
+    /// Every node and the network get to work through what they have: or little would come about.
+    fn turn(&mut self) {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.take_ready(id);
+            self.write_one(id);
+            self.tell_persisted(id);
+        }
+        for _ in 0..self.network.len() {
+            self.deliver(true);
+        }
+    }
+
     fn partition(&mut self) {
         self.cut.clear();
         if self.rng.chance(1, 2) {
@@ -521,28 +638,34 @@ impl World {
     fn random_step(&mut self) {
         let id = self.any();
         match self.rng.below(1_000) {
-            0..450 => self.deliver(true),
-            450..640 => self.take_ready(id),
-            640..740 => self.write_one(id),
-            740..840 => self.tell_persisted(id),
-            840..900 => {
-                let micros = self.rng.below(20_000);
+            0..500 => self.deliver(true),
+            500..700 => self.take_ready(id),
+            700..800 => self.write_one(id),
+            800..890 => self.tell_persisted(id),
+            890..940 => {
+                let micros = self.rng.below(6_000);
                 self.pass_time(micros);
             }
-            900..940 => {
-                let leads = |node: &&NodeId| {
-                    self.nodes[*node].raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader)
-                };
-                let leader = self.nodes.keys().rev().find(leads).copied().unwrap_or(id);
+            940..950 => {
+                let leader = self.leader_or(id);
                 self.propose(leader);
             }
-            940..965 => self.read(id),
+            950..955 => self.turn(),
+            955..965 => self.read(id),
             965..977 => self.save_and_compact(id),
             977..980 => self.end_snapshot(true),
-            980..985 => self.partition(),
-            985..990 => {
+            980..982 => self.partition(),
+            982..984 => {
                 let peer = self.any();
                 self.act(id, |raft, now| raft.leader_lost(now, peer));
+            }
+            984..989 if self.changing => {
+                let leader = self.leader_or(id);
+                self.change(leader);
+            }
+            989..990 => {
+                let leader = self.leader_or(id);
+                self.transfer(leader);
             }
             990..992 if self.nodes[&id].raft.is_some() => self.crash(id),
             _ if self.nodes[&id].raft.is_none() => self.start(id),
@@ -601,11 +724,14 @@ impl World {
                 }
             }
             let waiting: usize = self.nodes.values().map(|node| node.reads.len()).sum();
-            let done = target.is_some_and(|target| {
-                self.nodes
-                    .values()
-                    .all(|node| node.raft.as_ref().is_some_and(|raft| raft.commit() >= target))
-            });
+            // Members as the leader knows them; what is joint must have been left.
+            let leader = self.leader_or(NodeId(1));
+            let members = self.nodes[&leader].raft.as_ref().unwrap().membership().clone();
+            let caught_up = |target: Index| {
+                let up = |node: &NodeId| self.nodes[node].raft.as_ref().unwrap().commit() >= target;
+                members.members().keys().all(up) && !members.is_joint()
+            };
+            let done = target.is_some_and(caught_up);
             if done && waiting == 0 {
                 return;
             }
@@ -633,6 +759,7 @@ fn run(seed: u64, steps: u64) -> World {
 #[test]
 fn what_must_always_hold_holds_in_random_runs() {
     let (mut committed, mut served, mut terms, mut crashes, mut installs) = (0, 0, 0, 0, 0);
+    let (mut changes, mut transfers) = (0, 0);
     for seed in 0..100 {
         let run = std::panic::catch_unwind(|| run(seed, 10_000));
         let Ok(world) = run else { panic!("the run of seed {seed} fails; see above") };
@@ -641,13 +768,17 @@ fn what_must_always_hold_holds_in_random_runs() {
         terms += world.leaders.len();
         crashes += world.crashes;
         installs += world.installs;
+        changes += world.changes;
+        transfers += world.transfers;
     }
     // A run in which nothing happens proves nothing.
-    assert!(committed > 8_000, "only {committed} entries committed");
-    assert!(served > 1_500, "only {served} reads served");
-    assert!(terms > 300, "only {terms} terms had a leader");
+    assert!(committed > 5_000, "only {committed} entries committed");
+    assert!(served > 1_000, "only {served} reads served");
+    assert!(terms > 200, "only {terms} terms had a leader");
     assert!(crashes > 1_000, "only {crashes} crashes");
     assert!(installs > 100, "only {installs} states installed");
+    assert!(changes > 60, "only {changes} changes of membership");
+    assert!(transfers > 80, "only {transfers} hand-overs");
 }
 
 /// The same seed twice gives the same history, or no failure could be looked into.

@@ -31,14 +31,14 @@ pub enum ReadError {
 /// Rounds are numbered from 1 within a term and never reused, and at most one is under way. A read
 /// joins only a round that starts after it was asked: an answer to an earlier heartbeat proves
 /// nothing about the time of the read (RELIABILITY E2).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Rounds {
     last_number: u64,
     waiting: BTreeSet<(NodeId, ReadContext)>,
     current: Option<Round>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Round {
     number: u64,
     index: Index,

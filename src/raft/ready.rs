@@ -13,7 +13,7 @@ use crate::raft::{Entry, LogStart, Message, Raft};
 ///
 /// The commit index is not needed for safety; it is kept so that a restarted node can serve local
 /// reads of what it knew to be committed, and so that a rolled-back disk is noticed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// The latest term seen.
     pub term: Term,
@@ -24,11 +24,11 @@ pub struct HardState {
 }
 
 /// Names one [`Ready`] whose writes are to be made durable; tokens grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PersistToken(pub u64);
 
 /// A batch of linearizable reads that may be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReadState {
     /// The name that was given to [`Raft::read`](crate::raft::Raft::read).
     pub context: ReadContext,
@@ -46,7 +46,7 @@ pub struct ReadState {
 /// the applied state must wait until `Status::persisted` has reached it: a saved state that is
 /// ahead of the durable log is refused at the next start.
 #[must_use = "a Ready that is dropped loses messages and writes"]
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ready {
     /// Names this write. Call `persisted(token)` when it and all earlier ones are durable, also
     /// when this `Ready` has nothing to write but has `messages_after_persist`.
@@ -100,7 +100,7 @@ impl Ready {
 ///
 /// Invariants: tokens grow along the queue; no write in it claims an entry that a later one
 /// replaces.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Writes {
     last_token: PersistToken,
     /// The hard state that the last `Ready` with one carried.
@@ -113,7 +113,7 @@ pub(super) struct Writes {
 }
 
 /// What becomes true when one write is durable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Write {
     token: PersistToken,
     /// Entries up to here, unless a later truncation has lowered it.

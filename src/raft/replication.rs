@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, NodeId};
+use crate::raft::change;
 use crate::raft::progress::Feed;
 use crate::raft::quorum;
 use crate::raft::read::Rounds;
@@ -17,11 +18,17 @@ impl Leader {
     /// A leader whose first entry will stand at `opening`.
     pub(super) fn new(raft: &Raft, opening: Index) -> Self {
         let last = opening.previous();
+        let parting = change::parting_from(raft);
         let members = raft.membership().members().keys().filter(|node| **node != raft.node);
-        let feeds: BTreeMap<NodeId, Feed> =
-            members.map(|node| (*node, Feed::new(opening, raft.now))).collect();
+        let feeds: BTreeMap<NodeId, Feed> = members
+            .chain(parting.keys())
+            .map(|node| (*node, Feed::new(opening, raft.now)))
+            .collect();
         Leader {
             feeds,
+            parting,
+            transfer: None,
+            hand_over_at: raft.now,
             heartbeat_at: raft.now + raft.options.heartbeat_interval,
             opening,
             uncommitted_bytes: raft.log.bytes_between(raft.commit, last),
@@ -54,6 +61,8 @@ impl Raft {
         }
         self.set_dirty();
         self.advance_commit();
+        self.hand_over_to(from);
+        self.release_parting();
     }
 
     /// The append after `rejection.prev_index` did not fit at `from`.
@@ -82,6 +91,7 @@ impl Raft {
         // It may have been away when it was cut off.
         leader.dirty |= feed.is_cut_off(&self.log) && feed.snapshot_index().is_none();
         self.round_answered(from, round);
+        self.hand_over_to(from);
     }
 
     /// Speaks to everybody, or steps down when a quorum has been silent for an election timeout: it
@@ -103,15 +113,17 @@ impl Raft {
             }
         }
         let round = leader.rounds.current_number();
+        let nodes: Vec<NodeId> = leader.feeds.keys().copied().collect();
         self.all_matched = self.known_by_all();
-        let members: Vec<NodeId> = self.membership().members().keys().copied().collect();
-        self.send_heartbeats(&members, round);
+        self.send_heartbeats(&nodes, round);
+        self.release_parting();
+        self.settle_configuration();
     }
 
-    /// Sends a heartbeat of `round` to each of `members` but this node.
-    pub(super) fn send_heartbeats(&mut self, members: &[NodeId], round: u64) {
+    /// Sends a heartbeat of `round` to each of `nodes` but this one.
+    pub(super) fn send_heartbeats(&mut self, nodes: &[NodeId], round: u64) {
         let all_matched = self.all_matched;
-        for node in members {
+        for node in nodes {
             let commit = self.commit;
             let Some(feed) = self.feed(*node) else { continue };
             let unmatched = mutation::active(Mutation::HeartbeatCommitsUnmatched);
@@ -124,7 +136,8 @@ impl Raft {
     /// acknowledged, otherwise from what leaders have told. Once true, it stays true.
     pub(super) fn known_by_all(&self) -> Index {
         let State::Leader(leader) = &self.state else { return self.all_matched };
-        let least = leader.feeds.values().map(Feed::matched).min();
+        let members = leader.feeds.iter().filter(|(node, _)| self.membership().contains(**node));
+        let least = members.map(|(_, feed)| feed.matched()).min();
         let own = self.log.durable();
         self.all_matched.max(least.map_or(own, |least| least.min(own)))
     }
@@ -155,13 +168,14 @@ impl Raft {
         let State::Leader(leader) = &mut self.state else { return };
         leader.uncommitted_bytes -= bytes;
         leader.dirty = true;
+        self.settle_configuration();
     }
 
     /// Sends each member what it lacks, as far as its window allows.
     pub(super) fn feed_members(&mut self) {
-        let Raft { state, log, options, now, commit, term, node, out, .. } = self;
+        let Raft { state, log, options, now, commit, term, node, out, configurations, .. } = self;
         let State::Leader(leader) = state else { return };
-        let (now, commit, last_index) = (*now, *commit, log.last_index());
+        let (now, commit, log_last) = (*now, *commit, log.last_index());
         for (member, feed) in &mut leader.feeds {
             if feed.is_cut_off(log) {
                 if feed.await_snapshot(now, options.election_timeout) {
@@ -169,6 +183,8 @@ impl Raft {
                 }
                 continue;
             }
+            let limit = change::send_limit(configurations, commit, *member);
+            let last_index = limit.map_or(log_last, |limit| limit.min(log_last));
             let mut nothing_sent = true;
             while !feed.is_paused(options) {
                 let next = feed.next();

@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 
 use crate::base::{Index, Instant, NodeId, ReadContext};
+use crate::raft::change::Parting;
 use crate::raft::progress::Feed;
 use crate::raft::read::Rounds;
+use crate::raft::transfer::Transfer;
 
 /// The role of a node in its current term, with its data.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
     Candidate(Campaigner),
     Follower(Follower),
@@ -18,7 +20,7 @@ pub(super) enum State {
 }
 
 /// Follows a leader, or waits for one. Voters and learners alike.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Follower {
     /// The leader of the term, if known and not lost.
     pub(super) leader: Option<NodeId>,
@@ -31,7 +33,7 @@ pub(super) struct Follower {
 }
 
 /// Collects the answers to a pre-vote or a vote.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Campaigner {
     /// One answer per voter: a repeated message counts once.
     pub(super) votes: BTreeMap<NodeId, bool>,
@@ -40,10 +42,16 @@ pub(super) struct Campaigner {
 }
 
 /// Leads the term.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Leader {
-    /// Every member but itself.
+    /// Every other member, and everybody in `parting`.
     pub(super) feeds: BTreeMap<NodeId, Feed>,
+    /// Who is no member any more and has not been told yet.
+    pub(super) parting: BTreeMap<NodeId, Parting>,
+    /// The hand-over under way.
+    pub(super) transfer: Option<Transfer>,
+    /// A leader that loses its vote does not try to hand over again before this.
+    pub(super) hand_over_at: Instant,
     /// When it must speak next.
     pub(super) heartbeat_at: Instant,
     /// The empty entry that opens the term.

@@ -17,6 +17,9 @@
 //!   until nothing moves; `cut A B`, `cut A to=B` (one way), `heal`.
 //! - `slow N` holds the writes of `N` until `write N` makes the oldest durable and sends what
 //!   waited for it; `persisted N TOKEN` reports it later when `slow N silent` was used; `fast N`.
+//! - `change N 1/2/4 [learners=..] [goal="voters;learners"]` asks the leader `N` for a change of
+//!   membership, `transfer N M` to hand over to `M`; `membership` shows the configuration in force
+//!   on each node, with the index of the newest committed one, `contacts N` whom it talks to.
 //! - `propose N words..`, `read N context`, `lost N peer`, `crash N`, `restart N`, `compact N
 //!   index`, `compactable N [entries]`.
 //! - `snapshot FROM TO` starts a snapshot of what `FROM` has applied; `saved TO` makes it durable
@@ -32,7 +35,7 @@ use goldenscript::ArgumentConsumer;
 
 use crate::base::{Index, Instant, NodeId, ReadContext, Rng, Span, Term};
 use crate::raft::{
-    AppendRejection, Body, Campaign, Entry, HardState, LogStart, Member, Membership, Message,
+    AppendRejection, Body, Campaign, Entry, Goal, HardState, LogStart, Member, Membership, Message,
     Options, Payload, PersistToken, Raft, Ready, Restored, Retain, check,
 };
 
@@ -170,6 +173,13 @@ impl Script {
                 self.act(node, |raft, now| result = Some(raft.read(now, context)))?;
                 Ok(result.ok_or("not asked")??)
             }
+            "change" => self.change(args),
+            "transfer" => {
+                let (node, to) = (id(args)?, id(args)?);
+                let mut result = None;
+                self.act(node, |raft, now| result = Some(raft.transfer(now, to)))?;
+                Ok(result.ok_or("not asked")??)
+            }
             "lost" => {
                 let (node, peer) = (id(args)?, id(args)?);
                 self.act(node, |raft, now| raft.leader_lost(now, peer))
@@ -193,9 +203,41 @@ impl Script {
             }
             "send" => self.forge(args),
             "snapshot" | "saved" | "install" | "ended" => self.snapshot(name, args),
-            "status" | "log" | "progress" | "network" | "compactable" => self.look(name, args),
+            "membership" => self.memberships(),
+            "status" | "log" | "progress" | "network" | "compactable" | "contacts" => {
+                self.look(name, args)
+            }
             _ => Err(format!("no such command: {name}").into()),
         }
+    }
+
+    fn change(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<()> {
+        let node = id(args)?;
+        let voters = args.next_pos().ok_or("which voters?")?;
+        let learners = args.take_key("learners").unwrap_or("");
+        let outgoing = args.take_key("outgoing").unwrap_or("");
+        let mut target = configuration(&format!("{voters};{outgoing};{learners}"))?;
+        if let Some(goal) = args.take_key("goal") {
+            let (voters, learners) = goal.split_once(';').unwrap_or((goal, ""));
+            let voters = ids(voters)?.into_iter().collect();
+            let goal = Goal { voters, learners: ids(learners)?.into_iter().collect() };
+            target = target.with_goal(Some(goal))?;
+        }
+        let mut result = None;
+        self.act(node, |raft, now| result = Some(raft.change_membership(now, target)))?;
+        let proposed = result.ok_or("not asked")??;
+        self.out.insert_str(0, &format!("proposed {} in {}\n", proposed.last, proposed.term));
+        Ok(())
+    }
+
+    fn memberships(&mut self) -> Outcome<()> {
+        for (node, machine) in &self.machines {
+            let Some(raft) = &machine.raft else { continue };
+            let (committed, _) = raft.committed_membership();
+            let (index, now) = (raft.membership_index(), show_membership(raft.membership()));
+            writeln!(self.out, "{node}: {now} since {index}, committed {committed}")?;
+        }
+        Ok(())
     }
 
     fn cluster(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcome<()> {
@@ -468,16 +510,17 @@ impl Script {
             }),
             "heartbeat" => Body::Heartbeat { commit, round, all_matched: index },
             "answer" => Body::HeartbeatResponse { round, last_index: last.0 },
+            "timeout-now" => Body::TimeoutNow,
             "read" => Body::ReadRequest { context },
             "readable" => Body::ReadResponse { context, index },
-            "prevote" | "vote" => {
+            "prevote" | "transfer" | "vote" => {
                 let campaign = campaign(kind)?;
                 Body::VoteRequest { campaign, last_index: last.0, last_term: last.1 }
             }
-            "prevote-yes" | "vote-yes" => {
+            "prevote-yes" | "transfer-yes" | "vote-yes" => {
                 Body::VoteResponse { campaign: campaign(kind)?, granted: true }
             }
-            "prevote-no" | "vote-no" => {
+            "prevote-no" | "transfer-no" | "vote-no" => {
                 Body::VoteResponse { campaign: campaign(kind)?, granted: false }
             }
             _ => return Err(format!("no such message: {kind}").into()),
@@ -522,6 +565,11 @@ impl Script {
                 let entries = args.next_pos().map_or(Ok(u64::MAX), str::parse)?;
                 let retain = Retain { entries, bytes: u64::MAX };
                 writeln!(out, "{node}: up to {}", raft.compactable(retain))?;
+            }
+            "contacts" => {
+                let contacts: Vec<String> =
+                    raft.contacts().keys().map(ToString::to_string).collect();
+                writeln!(out, "{node}: talks to {}", contacts.join("/"))?;
             }
             "log" => {
                 let status = raft.status();
@@ -651,7 +699,11 @@ fn configuration(text: &str) -> Outcome<Membership> {
 }
 
 fn campaign(kind: &str) -> Outcome<Campaign> {
-    Ok(if kind.starts_with("prevote") { Campaign::PreVote } else { Campaign::Vote })
+    Ok(match kind.split('-').next() {
+        Some("prevote") => Campaign::PreVote,
+        Some("transfer") => Campaign::Transfer,
+        _ => Campaign::Vote,
+    })
 }
 
 fn ids(text: &str) -> Outcome<Vec<NodeId>> {
@@ -679,9 +731,25 @@ fn show_entry(entry: &Entry) -> String {
     let text = match &entry.payload {
         Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Payload::Empty => "-".to_string(),
-        Payload::Membership(membership) => format!("voters={:?}", membership.voters()),
+        Payload::Membership(membership) => show_membership(membership),
     };
     format!("{}@{}:{text}", entry.index, entry.term)
+}
+
+fn show_membership(membership: &Membership) -> String {
+    let mut text = format!("voters={:?}", membership.voters());
+    let mut more = |what: &str, nodes: &BTreeSet<NodeId>| {
+        if !nodes.is_empty() {
+            text.push_str(&format!(" {what}={nodes:?}"));
+        }
+    };
+    more("outgoing", membership.outgoing());
+    more("learners", membership.learners());
+    if let Some(goal) = membership.goal() {
+        more("goal", &goal.voters);
+        more("goal-learners", &goal.learners);
+    }
+    text
 }
 
 fn show(message: &Message) -> String {
@@ -703,6 +771,7 @@ fn show(message: &Message) -> String {
         }
         Body::ReadRequest { context } => format!("read {context}?"),
         Body::ReadResponse { context, index } => format!("read {context} at {index}"),
+        Body::TimeoutNow => "campaign now".to_string(),
         Body::VoteRequest { campaign, last_index, last_term } => {
             format!("{campaign:?}? last={last_index}@{last_term}")
         }
@@ -717,7 +786,7 @@ fn show(message: &Message) -> String {
 fn scripts_print_what_was_committed() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft/testscripts");
     let mut scripts = 0;
-    for group in ["append", "commit", "election", "membership", "read", "snapshot"] {
+    for group in ["append", "commit", "election", "membership", "read", "snapshot", "transfer"] {
         let mut paths: Vec<_> =
             std::fs::read_dir(root.join(group)).unwrap().map(|file| file.unwrap().path()).collect();
         paths.sort();

@@ -13,7 +13,7 @@ use crate::raft::{Membership, Raft};
 const PINNED_TIMES_MAX: u64 = 4;
 
 /// The point that a log begins after: everything up to it is in the state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogStart {
     /// The last index that the log need not hold.
     pub index: Index,

@@ -46,6 +46,8 @@ fn round_trip(seed: u64) -> Vec<Vec<u8>> {
     check(&state, decode_hard_state(&encode_hard_state(&state)));
     let membership = samples::membership(rng);
     check(&membership, decode_membership(&encode_membership(&membership)));
+    let towards = samples::membership_with_goal(rng);
+    check(&towards, decode_membership(&encode_membership(&towards)));
     let genesis = samples::genesis(rng);
     check(&genesis, decode_genesis(&encode_genesis(&genesis)));
     all.extend([

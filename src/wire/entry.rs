@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::codec::{bound_count, bounded, open, required, seal, strict};
 use crate::base::{ClusterId, Index, NodeId, Term, limits};
-use crate::raft::{Entry, HardState, Member, Membership, Payload};
+use crate::raft::{Entry, Goal, HardState, Member, Membership, Payload};
 use crate::wire::{Genesis, WireError};
 
 const BATCH_VERSION: u8 = 1;
@@ -196,7 +196,7 @@ pub(super) struct MemberProto {
     name: String,
     #[prost(string, tag = "3")]
     address: String,
-    /// The sum of the three flags below.
+    /// The sum of the flags below.
     #[prost(uint32, tag = "4")]
     roles: u32,
 }
@@ -204,19 +204,26 @@ pub(super) struct MemberProto {
 const VOTER: u32 = 1;
 const OUTGOING: u32 = 2;
 const LEARNER: u32 = 4;
+/// Shall vote, or learn, when the change under way is done. A goal without voters is none.
+const GOAL_VOTER: u32 = 8;
+const GOAL_LEARNER: u32 = 16;
 
 impl From<&Membership> for MembershipProto {
     fn from(membership: &Membership) -> Self {
         let flag = |set: &BTreeSet<NodeId>, node: &NodeId, flag: u32| {
             if set.contains(node) { flag } else { 0 }
         };
+        let none = Goal::default();
+        let goal = membership.goal().unwrap_or(&none);
         let members = membership.members().iter().map(|(node, member)| MemberProto {
             node: node.0,
             name: member.name.clone(),
             address: member.address.clone(),
             roles: flag(membership.voters(), node, VOTER)
                 + flag(membership.outgoing(), node, OUTGOING)
-                + flag(membership.learners(), node, LEARNER),
+                + flag(membership.learners(), node, LEARNER)
+                + flag(&goal.voters, node, GOAL_VOTER)
+                + flag(&goal.learners, node, GOAL_LEARNER),
         });
         Self { members: members.collect() }
     }
@@ -226,14 +233,15 @@ impl TryFrom<MembershipProto> for Membership {
     type Error = WireError;
 
     fn try_from(proto: MembershipProto) -> Result<Self, WireError> {
-        let mut sets = [VOTER, OUTGOING, LEARNER].map(|flag| (flag, BTreeSet::new()));
+        let flags = [VOTER, OUTGOING, LEARNER, GOAL_VOTER, GOAL_LEARNER];
+        let mut sets = flags.map(|flag| (flag, BTreeSet::new()));
         let mut members = BTreeMap::new();
         for member in proto.members {
             let node = NodeId(member.node);
             if members.last_key_value().is_some_and(|(last, _)| *last >= node) {
                 return Err(WireError::Malformed("the members are not sorted"));
             }
-            if member.roles >= 2 * LEARNER {
+            if member.roles >= 2 * GOAL_LEARNER {
                 return Err(WireError::UnknownKind("member role"));
             }
             for (flag, set) in &mut sets {
@@ -245,8 +253,11 @@ impl TryFrom<MembershipProto> for Membership {
             let address = bounded(member.address, limits::ADDRESS_BYTES_MAX)?;
             members.insert(node, Member { name, address });
         }
-        let [(_, voters), (_, outgoing), (_, learners)] = sets;
+        let [voters, outgoing, learners, goal_voters, goal_learners] = sets.map(|(_, set)| set);
+        let goal = Goal { voters: goal_voters, learners: goal_learners };
+        let goal = (goal != Goal::default()).then_some(goal);
         Membership::new(voters, outgoing, learners, members)
+            .and_then(|membership| membership.with_goal(goal))
             .map_err(|_| WireError::Malformed("the members are no configuration"))
     }
 }

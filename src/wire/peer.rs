@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::codec::{bound_count, codes, required, strict};
-use super::entry::{EntryProto, MEMBERS_IN_BATCH_MAX, from_protos, to_protos};
+use super::entry::{EmptyProto, EntryProto, MEMBERS_IN_BATCH_MAX, from_protos, to_protos};
 use super::frame::KIND_PEER_MIN;
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, LeaseId, NodeId, ReadContext, Sequence, Term, limits};
@@ -16,7 +16,11 @@ use crate::wire::{
     ForwardRefusal, ForwardedCommand, KeepaliveAnswer, KeepaliveRequest, PeerMessage, WireError,
 };
 
-codes!(campaign_code, campaign_of, Campaign, "campaign", { PreVote = 1, Vote = 2 });
+codes!(campaign_code, campaign_of, Campaign, "campaign", {
+    PreVote = 1,
+    Transfer = 3,
+    Vote = 2,
+});
 codes!(refusal_code, refusal_of, ForwardRefusal, "refusal of a forwarded request", {
     DiskFull = 1,
     Malformed = 2,
@@ -182,7 +186,7 @@ pub(super) struct MessageProto {
     to: u64,
     #[prost(uint64, tag = "3")]
     term: u64,
-    #[prost(oneof = "BodyProto", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "BodyProto", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     body: Option<BodyProto>,
 }
 
@@ -208,6 +212,8 @@ enum BodyProto {
     VoteRequest(VoteRequestProto),
     #[prost(message, tag = "12")]
     VoteResponse(VoteResponseProto),
+    #[prost(message, tag = "13")]
+    TimeoutNow(EmptyProto),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -314,6 +320,7 @@ impl From<&Message> for MessageProto {
             Body::ReadResponse { context, index } => {
                 BodyProto::ReadResponse(ReadResponseProto { context: context.0, index: index.0 })
             }
+            Body::TimeoutNow => BodyProto::TimeoutNow(EmptyProto {}),
             Body::VoteRequest { campaign, last_index, last_term } => {
                 BodyProto::VoteRequest(VoteRequestProto {
                     campaign: campaign_code(*campaign),
@@ -359,6 +366,7 @@ impl TryFrom<MessageProto> for Message {
                 context: ReadContext(response.context),
                 index: Index(response.index),
             },
+            BodyProto::TimeoutNow(EmptyProto {}) => Body::TimeoutNow,
             BodyProto::VoteRequest(request) => Body::VoteRequest {
                 campaign: campaign_of(request.campaign)?,
                 last_index: Index(request.last_index),

@@ -10,7 +10,7 @@ use crate::base::{
     Sequence, Span, Term, Token, WallMillis, limits,
 };
 use crate::raft::{
-    AppendRejection, Body, Campaign, Entry, HardState, Member, Membership, Message, Payload,
+    AppendRejection, Body, Campaign, Entry, Goal, HardState, Member, Membership, Message, Payload,
 };
 use crate::state::{
     Acquire, Bind, Command, Compare, CompareField, CompareOp, Condition, Holder, IdempotencyKey,
@@ -76,6 +76,23 @@ pub(crate) fn membership(rng: &mut Rng) -> Membership {
     }
     let [voters, outgoing, learners] = sets;
     Membership::new(voters, outgoing, learners, members).unwrap()
+}
+
+/// A legal configuration on its way to a goal.
+pub(crate) fn membership_with_goal(rng: &mut Rng) -> Membership {
+    let membership = membership(rng);
+    let mut goal = Goal::default();
+    for node in membership.members().keys() {
+        match rng.below(3) {
+            0 => drop(goal.learners.insert(*node)),
+            1 => drop(goal.voters.insert(*node)),
+            _ => {}
+        }
+    }
+    let first = *membership.members().keys().next().unwrap();
+    goal.learners.remove(&first);
+    goal.voters.insert(first);
+    membership.with_goal(Some(goal)).unwrap()
 }
 
 /// `count` consecutive entries from `first`, with terms of at least `term`.
@@ -429,7 +446,7 @@ pub(crate) fn hello_answer(rng: &mut Rng) -> HelloAnswer {
 /// A consensus message of each kind in turn.
 pub(crate) fn message(rng: &mut Rng, kind: u64) -> Message {
     let campaign = *pick(rng, &[Campaign::PreVote, Campaign::Vote]);
-    let body = match kind % 9 {
+    let body = match kind % 11 {
         0 => {
             let (first, count) = (1 + rng.below(1 << 60), rng.between(0, 20));
             Body::AppendRequest {
@@ -459,7 +476,13 @@ pub(crate) fn message(rng: &mut Rng, kind: u64) -> Message {
             last_index: Index(number(rng)),
             last_term: Term(number(rng)),
         },
-        _ => Body::VoteResponse { campaign, granted: rng.chance(1, 2) },
+        8 => Body::VoteResponse { campaign, granted: rng.chance(1, 2) },
+        9 => Body::TimeoutNow,
+        _ => Body::VoteRequest {
+            campaign: Campaign::Transfer,
+            last_index: Index(number(rng)),
+            last_term: Term(number(rng)),
+        },
     };
     let term = Term(100 + rng.below(u64::MAX - 100));
     Message { from: NodeId(number(rng)), to: NodeId(number(rng)), term, body }
@@ -467,7 +490,7 @@ pub(crate) fn message(rng: &mut Rng, kind: u64) -> Message {
 
 /// Anything that peers say.
 pub(crate) fn peer_message(rng: &mut Rng) -> PeerMessage {
-    let kind = rng.below(9);
+    let kind = rng.below(11);
     match rng.below(5) {
         0 => PeerMessage::Forward {
             commands: several(rng, 4, |rng| ForwardedCommand {

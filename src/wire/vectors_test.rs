@@ -39,6 +39,7 @@ fn drawn() -> String {
     line("batch-v1", &encode_entry_batch(&samples::entries(&mut Rng::new(8), 300, 6, 4)));
     line("hard-state-v1", &encode_hard_state(&samples::hard_state(&mut Rng::new(1))));
     line("membership-v1", &encode_membership(&samples::membership(&mut Rng::new(5))));
+    line("membership-v1", &encode_membership(&samples::membership_with_goal(&mut Rng::new(7))));
     line("genesis-v1", &encode_genesis(&samples::genesis(&mut Rng::new(6))));
     for kind in 0..7 {
         let (key, row) = samples::row(&mut Rng::new(kind), kind);
@@ -51,7 +52,7 @@ fn drawn() -> String {
     for seed in 0..6 {
         line("hello-answer", &encode_hello_answer(&samples::hello_answer(&mut Rng::new(seed))));
     }
-    for kind in 0..9 {
+    for kind in 0..11 {
         let message = samples::message(&mut Rng::new(kind), kind);
         line("frame", &encode_frame(&PeerMessage::Raft(message)));
     }
