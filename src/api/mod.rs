@@ -19,6 +19,8 @@ mod connection;
 mod context;
 mod election;
 mod health;
+#[cfg(test)]
+mod hostile_test;
 mod kv;
 mod lease;
 mod lock;

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::base::mutants_test::{hammer, mutate};
 use crate::node::{Node, Topic};
 use crate::pki::{Authority, Credentials, TlsConfigs, Validity};
 use crate::replica::Seed;
@@ -761,4 +762,49 @@ async fn a_reader_that_stops_reading_holds_up_nobody() {
         let message = reader.message().await;
         assert_eq!(message["events"][0]["key"], format!("k{number}"));
     }
+}
+
+/// Whole requests that are almost right, on connections of their own: whatever a panic of a handler
+/// or of the server would do, the next request is answered as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_almost_right_are_answered_or_closed() {
+    let samples: Vec<String> = [
+        ("GET", "/v1/kv?prefix=a%2F&limit=10&consistency=local", ""),
+        ("PUT", "/v1/kv/a%2fb?lease=1f&timeout=5s", "value"),
+        ("POST", "/v1/txn", r#"{"compare":[],"then":[{"put":{"key":"a","value":"b"}}]}"#),
+        ("POST", "/v1/locks/l?x=y", r#"{"ttl":"10s","wait":false}"#),
+        ("POST", "/v1/leases", r#"{"ttl":"10s","bind":"none"}"#),
+        ("DELETE", "/v1/kv?prefix=zz", ""),
+        ("GET", "/v1/status", ""),
+    ]
+    .iter()
+    .map(|(method, path, body)| {
+        let length = body.len();
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: q\r\nif-none-match: \"3\"\r\n\
+             idempotency-key: k\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+    })
+    .collect();
+    let server = Server::start(Options::default()).await;
+    let (mut requests, mut next) = (Vec::new(), samples.iter().cycle());
+    hammer("api requests", 150, |rng| {
+        let (sample, other) = (next.next().unwrap(), next.clone().next().unwrap());
+        let mut bytes = sample.clone().into_bytes();
+        mutate(rng, &mut bytes, other.as_bytes());
+        requests.push(bytes);
+    });
+    for bytes in requests {
+        let mut socket = UnixStream::connect(&server.socket).await.unwrap();
+        // It may have been closed in the middle, which is an answer too.
+        let _ = socket.write_all(&bytes).await;
+        let _ = socket.shutdown().await;
+        let mut answer = vec![0; 4_096];
+        let read = tokio::time::timeout(Duration::from_secs(20), socket.read(&mut answer));
+        let read = read.await.expect("an answer or an end within 20 s").unwrap_or(0);
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(read == 0 || answer.starts_with("HTTP/1.1 "), "{bytes:?} got {answer:?}");
+        assert!(!answer.starts_with("HTTP/1.1 500"), "{bytes:?} got {answer:?}");
+    }
+    assert_eq!(server.get("/v1/status").await.status, 200);
 }

@@ -6,6 +6,8 @@
 
 mod ids;
 pub mod limits;
+#[cfg(test)]
+pub(crate) mod mutants_test;
 pub mod mutation;
 mod rng;
 mod time;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -29,7 +30,10 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// file. Relative paths in the file are taken from the file's own directory.
 pub fn load(path: &Path) -> Result<(Config, Vec<Finding>), ConfigError> {
     let read_error = |source| ConfigError::Read { file: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(read_error)?;
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(read_error)?;
+    // One byte more than it may have, so that `parse` sees that it is too long.
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(read_error)?;
     let absolute = std::path::absolute(path).map_err(read_error)?;
     let directory = absolute.parent().unwrap_or(Path::new("/"));
     parse(&bytes, path, directory)

@@ -190,6 +190,12 @@ fn read_members(node: Option<&Node>, report: &mut Report) -> Members {
         return members;
     };
     members.at = Some(node.at);
+    if pairs.len() > limits::MEMBERS_MAX {
+        members.whole = false;
+        let most = limits::MEMBERS_MAX;
+        report.mistakes.push((node.at, format!("`members` names at most {most} members")));
+        return members;
+    }
     for (key, value) in pairs {
         let before = report.mistakes.len();
         if let Setting::Given(at, name) = read_text("a member's name", key, report, values::name) {

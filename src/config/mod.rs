@@ -12,6 +12,8 @@
 
 mod check;
 mod file;
+#[cfg(test)]
+mod hostile_test;
 mod options;
 mod report;
 mod source;

@@ -14,6 +14,12 @@ use serde::de::{DeserializeSeed, EnumAccess, Error as _, MapAccess, SeqAccess, V
 
 /// Most nodes in one file. Aliases can make a short text large ("billion laughs").
 const NODES_MAX: usize = 100_000;
+/// Most bytes of text in all nodes together, for the same reason: one long text, named often.
+const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Deepest nesting of brackets that is given to the library, which takes a time that grows with the
+/// square of it before it refuses.
+const BRACKETS_MAX: usize = 1_000;
 
 /// Names one node of a tree: its number in the order in which the parser meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,11 +63,33 @@ pub(super) type LineColumn = (usize, usize);
 
 /// The tree of `text`, or why it is no YAML and where.
 pub(super) fn parse(text: &str) -> Result<Node, (LineColumn, String)> {
+    if let Some(line) = too_deep(text) {
+        return Err(((line, 1), "not valid YAML: brackets are nested too deeply".to_owned()));
+    }
     read(text, None).map_err(|error| {
         let place = error.location().map_or((1, 1), |l| (l.line(), l.column()));
         let suffix = format!(" at line {} column {}", place.0, place.1);
         (place, format!("not valid YAML: {}", error.to_string().replacen(&suffix, "", 1)))
     })
+}
+
+/// The first line in which more brackets are open than any sensible file has, in texts and comments
+/// too: to be exact takes a scanner.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut open = 0_usize;
+    for (number, line) in (1..).zip(text.split('\n')) {
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if open > BRACKETS_MAX {
+                return Some(number);
+            }
+        }
+    }
+    None
 }
 
 /// Where `place` is in `text`.
@@ -73,14 +101,16 @@ pub(super) fn locate(text: &str, place: Place) -> LineColumn {
 }
 
 fn read(text: &str, stop_at: Option<Place>) -> Result<Node, serde_yaml::Error> {
-    let count = Cell::new(0);
-    NodeSeed { count: &count, stop_at }.deserialize(serde_yaml::Deserializer::from_str(text))
+    let (count, text_bytes) = (Cell::new(0), Cell::new(0));
+    NodeSeed { count: &count, text_bytes: &text_bytes, stop_at }
+        .deserialize(serde_yaml::Deserializer::from_str(text))
 }
 
 /// Reads one node; fails at the node `stop_at` if it comes by.
 #[derive(Clone, Copy)]
 struct NodeSeed<'a> {
     count: &'a Cell<usize>,
+    text_bytes: &'a Cell<usize>,
     stop_at: Option<Place>,
 }
 
@@ -147,6 +177,11 @@ impl<'de> Visitor<'de> for NodeVisitor<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        let bytes = self.seed.text_bytes.get() + value.len();
+        self.seed.text_bytes.set(bytes);
+        if bytes > TEXT_BYTES_MAX {
+            return Err(E::custom(format!("more than {TEXT_BYTES_MAX} bytes of text")));
+        }
         self.checked(Value::Text(value.to_owned()))
     }
 

@@ -26,6 +26,8 @@ mod authority;
 mod credentials;
 mod error;
 mod files;
+#[cfg(test)]
+mod hostile_test;
 mod identity;
 mod tls;
 

@@ -21,8 +21,9 @@
 //!   ([`StorageError::Sync`]) ends the process; a full disk ([`StorageError::Full`]) is answered by
 //!   opening the store anew when there is space.
 //! - Opening verifies every page checksum of the file and every row (`rot_test.rs` damages each
-//!   byte; redb answers damage with errors, and no panic of it was seen). A second process on the same
-//!   files is refused ([`StorageError::InUse`]); so are files of another node, cluster or version.
+//!   byte; redb answers damage with errors, and no panic of it was seen). A second process on the
+//!   same files is refused ([`StorageError::InUse`]); so are files of another node, cluster or
+//!   version.
 //!
 //! Faults are injected below redb, at its `StorageBackend` (`tests/sim/disk.rs`).
 

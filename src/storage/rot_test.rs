@@ -4,9 +4,9 @@
 //! Each mutant of a small but whole pair of files is opened. It is refused with a sentence, or has
 //! exactly the content that was written. One thing else may happen to a file that was not closed:
 //! damage to the last commit of `raft.redb` cannot be told from a commit that was torn, and is
-//! undone (which is why peers keep marks of each other); in `state.redb`, which commits in two
-//! phases, one bit of redb's head can do that, and the log replays what was saved since, or is found
-//! to begin later.
+//! undone (which is why peers keep marks of each other). In `state.redb`, which commits in two
+//! phases, one bit of redb's head can do that; the log then replays what was saved since, or is
+//! found to begin later.
 //!
 //! `QUORUMD_DISK=all` changes every byte of both files, and each of redb's head to every value,
 //! instead of a sample.
@@ -16,6 +16,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 
 use super::disk::Disk;
+use super::format::{
+    KEY_BOOT, KEY_CUT, KEY_IDENTITY, decode_boot, decode_cut, decode_identity, decode_mark,
+    encode_boot, encode_cut, encode_identity, encode_mark, mark_key,
+};
+use crate::base::mutants_test::{hammer, mutate};
 use crate::base::{
     Boot, Epoch, Index, NodeId, RequestId, Revision, Rng, Sequence, Span, Term, WallMillis,
 };
@@ -27,7 +32,7 @@ use crate::state::{
 use crate::storage::{
     Cut, Identity, LogBatch, PeerMark, RaftStore, RecoveredLog, StateStore, StorageError,
 };
-use crate::wire::samples_test as samples;
+use crate::wire::{samples_test as samples, seal_bytes};
 
 const PAGE_BYTES: usize = 4_096;
 const SECTOR_BYTES: usize = 512;
@@ -208,6 +213,43 @@ pub(super) fn live_a_little(state: &mut StateMachine, sequence: &mut u64) {
         };
         state.apply(Index(*sequence), Term(3), WallMillis(*sequence), &command);
     }
+}
+
+/// The facts' own decoders, behind seals that are right.
+#[test]
+fn facts_that_are_almost_right_are_refused_or_taken() {
+    let mark = PeerMark {
+        node: NodeId(8),
+        boot: Boot(2),
+        term: Term(3),
+        last_term: Term(3),
+        last_index: Index(40),
+    };
+    hammer("facts", 2_000, |rng| {
+        let cut =
+            Cut { index: Index(30), term: Term(3), membership: Some(samples::membership(rng)) };
+        let facts = [
+            (KEY_IDENTITY.to_vec(), encode_identity(&identity())),
+            (KEY_BOOT.to_vec(), encode_boot(Boot(7))),
+            (KEY_CUT.to_vec(), encode_cut(&cut)),
+            (mark_key(NodeId(8)), encode_mark(&mark)),
+        ];
+        let place = rng.below(4) as usize;
+        let (mut key, mut sealed) = facts[place].clone();
+        let other = &facts[(place + 1) % 4].1;
+        if rng.chance(1, 8) {
+            mutate(rng, &mut key, other);
+        }
+        if rng.chance(1, 2) {
+            mutate(rng, &mut sealed, other);
+        } else {
+            let mut content = sealed.split_off(5);
+            mutate(rng, &mut content, other);
+            sealed = seal_bytes(1, &key, &content);
+        }
+        let _ = (decode_identity(&sealed), decode_boot(&sealed));
+        let _ = (decode_cut(&sealed), decode_mark(&key, &sealed));
+    });
 }
 
 /// Opens a mutant and says what became of it. Panics when it is anything that may not be.

@@ -47,6 +47,8 @@ mod rows;
 #[cfg(test)]
 mod bytes_test;
 #[cfg(test)]
+mod hostile_test;
+#[cfg(test)]
 pub(crate) mod samples_test;
 #[cfg(test)]
 mod vectors_test;
