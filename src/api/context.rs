@@ -157,11 +157,22 @@ impl Context {
         }
     }
 
-    /// Becomes ready when the daemon stops.
+    /// Becomes ready when streams must end: the daemon stops, or its state may not be looked at.
     pub(super) async fn stopped(&self) {
         let mut stop = self.stop.clone();
-        // An error means that the sender is gone: the server is being dropped.
-        let _ = stop.wait_for(|stopped| *stopped).await;
+        tokio::select! {
+            // An error means that the sender is gone: the server is being dropped.
+            _ = stop.wait_for(|stopped| *stopped) => {}
+            () = self.node.fenced() => {}
+        }
+    }
+
+    /// What a stream that must end says, and in a word.
+    pub(super) fn ending(&self) -> (Fault, &'static str) {
+        match self.node.fence() {
+            Some(_) => (Fault::diverged(), "diverged"),
+            None => (Fault::shutting_down(), "shutting_down"),
+        }
     }
 
     /// Refuses keys that are empty or too long.

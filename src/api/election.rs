@@ -182,7 +182,7 @@ impl Leaders {
             let alive = Instant::now() + silence;
             let message = tokio::select! {
                 biased;
-                () = &mut stopped => Err(Fault::shutting_down()),
+                () = &mut stopped => Err(context.ending().0),
                 delivery = self.watcher.next(limits::PAGE_BYTES_MAX) => self.delivered(delivery),
                 () = tokio::time::sleep_until(alive) => {
                     let revision = self.watcher.cursor().progress().unwrap_or(self.revision);

@@ -24,6 +24,9 @@ pub(super) fn ready(context: &Context) -> Result<Response<Body>, Fault> {
     if let Some(removal) = status.replica.removed {
         return Err(removal.into());
     }
+    if status.replica.fence.is_some() {
+        return Err(Fault::diverged());
+    }
     if status.replica.leader.is_none() {
         return Err(Fault::no_leader());
     }

@@ -345,7 +345,7 @@ impl States {
                 () = self.changes.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
                 () = &mut stopped => {
-                    let reason = Some("shutting_down");
+                    let reason = Some(self.context.ending().1);
                     let message = message(self.lease, LeaseState::Error, None, reason);
                     emit.send(self.framing.encode(None, &message)).await;
                     if self.ends_with_stream {
@@ -372,9 +372,9 @@ impl States {
     }
 }
 
-/// Leaves a holder who was just told that the daemon stops the time that it was promised, so that it
-/// can end what it does before anyone else holds. It says that it is done by closing its connection,
-/// which drops this future; a daemon that has no more time does the same.
+/// Leaves a holder who was just told that the daemon stops the time that it was promised, so that
+/// it can end what it does before anyone else holds. It says that it is done by closing its
+/// connection, which drops this future; a daemon that has no more time does the same.
 pub(super) async fn wound_up(node: &Node, lease: LeaseId) {
     let promised = node.promise(lease).map_or(Span::ZERO, |promise| promise.valid_for);
     tokio::time::sleep(duration(promised)).await;

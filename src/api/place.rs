@@ -183,7 +183,7 @@ impl Waiting {
                 () = queue.changed() => None,
                 () = lease.changed() => None,
                 () = until(self.deadline) => Some(self.give_up().await),
-                () = self.context.stopped() => Some(Fault::shutting_down()),
+                () = self.context.stopped() => Some(self.context.ending().0),
             };
             if let Some(fault) = ended {
                 return Err(fault);
@@ -269,11 +269,10 @@ impl Waiting {
                 () = tokio::time::sleep_until(next) => {}
                 () = &mut stopped => {
                     let holds = matches!(told, Told::Held(..));
+                    let (fault, reason) = self.context.ending();
                     let message = match holds {
-                        true => PlaceMessage::Lost { reason: "shutting_down".to_owned() },
-                        false => {
-                            PlaceMessage::Error(Fault::shutting_down().of_write().into_problem())
-                        }
+                        true => PlaceMessage::Lost { reason: reason.to_owned() },
+                        false => PlaceMessage::Error(fault.of_write().into_problem()),
                     };
                     emit.send(framing.encode(None, &message)).await;
                     if holds {

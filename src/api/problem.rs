@@ -169,6 +169,11 @@ impl Fault {
         Self::new(Code::ShuttingDown, "this daemon is stopping: resume on it later, or elsewhere")
     }
 
+    /// This node's state is not that of the others.
+    pub(super) fn diverged() -> Self {
+        RequestError::Unavailable(UnavailableReason::Diverged).into()
+    }
+
     /// A write was not applied, unless it is known better already.
     #[must_use]
     pub(super) fn of_write(mut self) -> Self {

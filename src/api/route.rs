@@ -61,6 +61,13 @@ enum Endpoint {
     Watch,
 }
 
+impl Endpoint {
+    /// Whether it is of no use on a node whose state is not that of the others.
+    fn looks_at_the_state(self) -> bool {
+        !matches!(self, Self::Healthz | Self::Members | Self::Metrics | Self::Readyz | Self::Status)
+    }
+}
+
 /// One path with its methods, and what `Allow` says of them.
 struct Path {
     pattern: &'static str,
@@ -239,6 +246,9 @@ async fn dispatch(
     let takes_body = matches!(ask.parts.method, Method::POST | Method::PUT);
     if !takes_body && !hyper::body::Body::is_end_stream(&ask.body) {
         return Err(Fault::invalid(format!("a {} request has no body", ask.parts.method)));
+    }
+    if endpoint.looks_at_the_state() && context.node.fence().is_some() {
+        return Err(Fault::diverged());
     }
     let key = || path_bytes(&rest, "key");
     let name = || path_bytes(&rest, "name");

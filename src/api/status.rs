@@ -171,7 +171,14 @@ fn health(status: &NodeStatus) -> Vec<HealthNote> {
         let detail = "no leader is known: writes and linearizable reads wait, local reads go on";
         note("no_leader", detail.to_owned());
     }
-    if !status.replica.ready {
+    if let Some(fence) = status.replica.fence {
+        let detail = format!(
+            "after entry {} this node's state has the digest {:016x}, and that of a quorum \
+             {:016x}: nothing is served from it; rebuild it with `quorumctl rebuild`",
+            fence.index, fence.own, fence.expected
+        );
+        note("diverged", detail);
+    } else if !status.replica.ready {
         note("not_ready", "this node has not caught up since it was started".to_owned());
     }
     if status.replica.disk_full {

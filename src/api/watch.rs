@@ -146,7 +146,7 @@ impl Stream {
                 Happened::Delivery(delivery) => self.delivered(delivery),
                 Happened::Status => self.leader_changed(),
                 Happened::Silence => (self.progress(), false),
-                Happened::Stop => (Some(self.error(Fault::shutting_down())), true),
+                Happened::Stop => (Some(self.error(self.context.ending().0)), true),
             };
             let leader = if ended { (None, true) } else { self.leader_changed() };
             for message in [message, leader.0].into_iter().flatten() {

@@ -278,8 +278,8 @@ fn warning(survivor: &Survivor) -> String {
         let _ = writeln!(
             text,
             "- May appear: what is not known to be committed here ({}). It may have been\n  \
-             acknowledged, or its callers were told that its outcome is unknown. It is kept, and\n  \
-             counts from now on.",
+             acknowledged, or its callers were told that its outcome is unknown. It is kept,\n  \
+             and counts from now on.",
             uncommitted(survivor)
         );
     }

@@ -10,7 +10,7 @@ use crate::node::error::Ended;
 use crate::node::hub::Hub;
 use crate::node::mailbox::{Answer, Mail, Mailbox};
 use crate::node::{Clock, Follower, NodeStatus, Topic, Watcher};
-use crate::replica::{Event, Promise, RequestError, Ticket, UnavailableReason, View};
+use crate::replica::{Event, Fence, Promise, RequestError, Ticket, UnavailableReason, View};
 use crate::state::{IdempotencyKey, Operation, Outcome, QueueName, Refusal};
 use crate::watch::{Cursor, RenderCache, WatchError, WatchRequest};
 
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) draining: AtomicBool,
     pub(super) tickets: AtomicU64,
     pub(super) ended: watch::Sender<Option<Arc<Ended>>>,
+    /// Whether the replica's state is fenced off.
+    pub(super) fenced: watch::Sender<bool>,
     pub(super) stopped: watch::Sender<bool>,
 }
 
@@ -84,6 +86,9 @@ impl Node {
         consistency: Consistency,
         timeout: Span,
     ) -> Result<(), RequestError> {
+        if self.fence().is_some() {
+            return Err(RequestError::Unavailable(UnavailableReason::Diverged));
+        }
         let deadline = self.deadline(timeout);
         match consistency {
             Consistency::Linearizable => {
@@ -113,6 +118,18 @@ impl Node {
     /// await: the replica waits for it.
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         self.shared.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why nothing is served from this node's state, if it differs from that of the others.
+    pub fn fence(&self) -> Option<Fence> {
+        self.view().fence
+    }
+
+    /// Resolves when [`fence`](Self::fence) says something. Cancel-safe.
+    pub async fn fenced(&self) {
+        let mut fenced = self.shared.fenced.subscribe();
+        // The sender lives in `self`, so the channel cannot be closed.
+        let _ = fenced.wait_for(|&fenced| fenced).await;
     }
 
     /// The status as it was at most a moment ago: refreshed with every change of role, leader,

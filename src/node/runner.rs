@@ -146,6 +146,8 @@ impl Runner {
     fn refresh_status(&mut self) {
         let replica = self.replica.status();
         self.follow_contacts();
+        let is_fenced = replica.fence.is_some();
+        self.shared.fenced.send_if_modified(|was| std::mem::replace(was, is_fenced) != is_fenced);
         let status = Arc::new(self.status(replica));
         *self.shared.status.write().unwrap_or_else(PoisonError::into_inner) = status;
         self.status_at = Clock.instant();

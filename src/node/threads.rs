@@ -113,6 +113,7 @@ fn share(mailbox: &Mailbox, facts: &Facts, gauges: &Gauges, replica: &Replica) -
         draining: AtomicBool::new(false),
         tickets: AtomicU64::new(0),
         ended: watch::Sender::new(None),
+        fenced: watch::Sender::new(false),
         stopped: watch::Sender::new(false),
     })
 }

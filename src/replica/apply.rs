@@ -18,6 +18,10 @@ impl Replica {
         if self.stopped {
             return;
         }
+        if self.is_fenced() {
+            self.pass_over(now.instant, &entries);
+            return;
+        }
         let shared = self.shared_view();
         let mut view = Self::view_mut(&shared);
         let mut changed = None;
@@ -40,11 +44,21 @@ impl Replica {
                     changed = Some((entry.index, membership));
                 }
             }
+            self.note_digest(&view.machine);
         }
         drop(view);
         self.raft.applied(last);
         if let Some((index, membership)) = changed {
             self.members_applied(now.instant, index, &membership);
+        }
+    }
+
+    /// The state is not to be relied upon any more, who the members are must still be known.
+    fn pass_over(&mut self, now: Instant, entries: &[Entry]) {
+        for entry in entries {
+            if let Payload::Membership(membership) = &entry.payload {
+                self.members_applied(now, entry.index, membership);
+            }
         }
     }
 

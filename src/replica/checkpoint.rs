@@ -87,7 +87,8 @@ impl Checkpoint {
 impl Replica {
     /// Starts a save when one is due, and cuts the log behind the last one.
     pub(super) fn save_and_cut(&mut self, now: Now) {
-        if self.checkpoint.is_due(&self.options, now.instant) {
+        // A state that differs from the others' is not made more durable.
+        if self.checkpoint.is_due(&self.options, now.instant) && !self.is_fenced() {
             let mut view = Self::view_mut(&self.view);
             let changes = view.machine.take_row_changes();
             let index = view.machine.applied_index();

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use crate::base::{Boot, ClusterId, Index, Instant, NodeId, ReadContext, Term};
 use crate::raft::{Body, HardState, Raft, Role};
 use crate::replica::checkpoint::Checkpoint;
+use crate::replica::divergence::Divergence;
 use crate::replica::expiry::ExpiryTable;
 use crate::replica::intake::Intake;
 use crate::replica::keeper::Keeper;
@@ -69,6 +70,7 @@ pub struct Replica {
     pub(super) resend_at: Option<Instant>,
     pub(super) caught_up: bool,
     pub(super) disk: DiskSpace,
+    pub(super) divergence: Divergence,
     pub(super) draining: bool,
     /// An entry could not be understood: nothing is applied any more, and the owner ends the
     /// process.
@@ -173,6 +175,7 @@ impl Replica {
         self.end_overdue(at);
         loop {
             self.notice_leadership(at);
+            self.tell_digest(at);
             self.propose_own(now);
             self.route_requests(now);
             self.route_keepalives(at);
@@ -207,7 +210,7 @@ impl Replica {
             self.view().promises.next_deadline(),
             leading.and_then(|(expiry, _)| expiry.next_deadline()),
             leading.and_then(|(_, retention)| retention.next_deadline()),
-            self.checkpoint.next_deadline(),
+            self.checkpoint.next_deadline().filter(|_| !self.is_fenced()),
             self.resend_at,
             self.forward_held_until,
         ];
@@ -255,10 +258,15 @@ impl Replica {
             saved: self.checkpoint.saved_index(),
             members: status.membership.members().iter().map(member).collect(),
             joint: status.membership.is_joint(),
-            ready: self.caught_up && status.leader.is_some() && self.standing.removal().is_none(),
+            ready: self.caught_up
+                && status.leader.is_some()
+                && self.standing.removal().is_none()
+                && !self.is_fenced(),
             disk_full: self.disk.refuses_writes(),
             pending: self.requests.len() + self.reads.len(),
             removed: self.standing.removal(),
+            fence: self.divergence.fence(),
+            digests_agreed: self.divergence.agreed(),
         }
     }
 
@@ -289,6 +297,7 @@ impl Replica {
         let reason = match self.standing.removal() {
             _ if self.draining => UnavailableReason::ShuttingDown,
             Some(removal) => UnavailableReason::Removed(removal),
+            None if self.is_fenced() => UnavailableReason::Diverged,
             None => return true,
         };
         self.answer(ticket, Err(RequestError::Unavailable(reason)));
@@ -297,6 +306,9 @@ impl Replica {
 
     fn peer_message(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
         match message {
+            PeerMessage::Digest(report) => self.digest_reported(now, from, report),
+            PeerMessage::Disk(_) => {}
+            PeerMessage::Diverged(expected) => self.digest_contradicted(now, from, expected),
             PeerMessage::Forward { commands } => self.take_forwarded(from, &commands),
             PeerMessage::ForwardRefused { requests, reason } => {
                 if reason == ForwardRefusal::NotLeader {
@@ -310,7 +322,7 @@ impl Replica {
                 }
             }
             PeerMessage::Keepalive(request) => {
-                if self.leadership.leads {
+                if self.leadership.leads && !self.is_fenced() {
                     self.intake.keepalive(from, request, now);
                 }
             }
@@ -324,7 +336,7 @@ impl Replica {
                     Body::AppendRequest { entries, .. } if !entries.is_empty()
                 );
                 // A full disk takes no entries: to the leader it looks as if they were lost.
-                if !(appends && self.disk.full) {
+                if !(appends && (self.disk.full || self.fenced_log_is_full())) {
                     self.raft.step(now, message);
                 }
             }

@@ -40,6 +40,9 @@ mod checkpoint;
 #[cfg(test)]
 mod cluster_test;
 mod core;
+mod divergence;
+#[cfg(test)]
+mod divergence_test;
 mod event;
 mod expiry;
 mod intake;
@@ -67,6 +70,7 @@ mod view;
 pub use action::{Action, Published};
 pub use bootstrap::{Bootstrap, BootstrapStep, Seed};
 pub use core::Replica;
+pub use divergence::Fence;
 pub use event::{Event, Now, Ticket};
 pub use options::Options;
 pub use promises::{Promise, PromiseState, Promises};

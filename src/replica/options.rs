@@ -26,6 +26,9 @@ pub struct Options {
     /// The log is cut when at least so many entries can go: each cut costs a write of the rows that
     /// it removes.
     pub cut_entries_min: u64,
+    /// Members compare the digests of their states after each entry whose index is a multiple of
+    /// this. The same on all members, or they compare less often than they could.
+    pub digest_every: u64,
     /// After how long without an outcome a request is handed over again.
     pub resend_interval: Span,
 }
@@ -42,6 +45,7 @@ impl Default for Options {
             save_after_bytes: 16 * 1024 * 1024,
             save_interval: Span::from_secs(30),
             cut_entries_min: 1_024,
+            digest_every: limits::DIGEST_EVERY,
             resend_interval: Span::from_millis(500),
         }
     }

@@ -7,6 +7,7 @@ use crate::base::{Index, Instant, Rng, Term};
 use crate::raft::{Raft, RestoreError, Restored};
 use crate::replica::checkpoint::Checkpoint;
 use crate::replica::core::{DiskSpace, Leadership};
+use crate::replica::divergence::Divergence;
 use crate::replica::intake::Intake;
 use crate::replica::keeper::Keeper;
 use crate::replica::reads::Reads;
@@ -76,8 +77,7 @@ impl Replica {
         }
         let (node, boot) = (log.identity.node, log.boot);
         let membership = log.cut.membership.clone().unwrap_or(genesis.membership.clone());
-        let last = log.entries.last();
-        let last = last.map_or((log.cut.term, log.cut.index), |entry| (entry.term, entry.index));
+        let last = last_of(&log);
         let restored = Restored {
             hard_state: log.hard_state,
             snapshot_index: log.cut.index,
@@ -96,7 +96,8 @@ impl Replica {
             log.marks,
         );
         let history = History::of(options.watch_history(), &machine);
-        let view = View { machine, history, promises: Promises::default(), removed: None };
+        let promises = Promises::default();
+        let view = View { machine, history, promises, removed: None, fence: None };
         let mut replica = Self {
             node,
             boot,
@@ -125,6 +126,7 @@ impl Replica {
             resend_at: None,
             caught_up: false,
             disk: DiskSpace::default(),
+            divergence: Divergence::default(),
             draining: false,
             actions: Vec::new(),
             published: Published::default(),
@@ -138,6 +140,12 @@ impl Replica {
         replica.follow_contacts();
         Ok(replica)
     }
+}
+
+/// The term and index of the last entry that is durable here.
+fn last_of(log: &RecoveredLog) -> (Term, Index) {
+    let last = log.entries.last();
+    last.map_or((log.cut.term, log.cut.index), |entry| (entry.term, entry.index))
 }
 
 fn standing(genesis: &Genesis, term: Term, (last_term, last_index): (Term, Index)) -> Standing {

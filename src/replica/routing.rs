@@ -31,11 +31,13 @@ impl Replica {
             self.forward_held_until = None;
             self.published.status = true;
             self.send_everything_again(now);
-            if !self.caught_up && current.leader.is_some() && !self.reads.holds(CAUGHT_UP) {
+            self.divergence.tell_again();
+            let asks = !self.caught_up && !self.is_fenced() && !self.reads.holds(CAUGHT_UP);
+            if asks && current.leader.is_some() {
                 self.reads.ask(CAUGHT_UP, Instant::from_micros(u64::MAX));
             }
         }
-        if leads && self.expiry.is_none() && self.has_applied_own_term() {
+        if leads && self.expiry.is_none() && !self.is_fenced() && self.has_applied_own_term() {
             let table = ExpiryTable::open(&self.view().machine, now);
             self.expiry = Some(table);
             self.retire_hosts(now);
@@ -82,6 +84,10 @@ impl Replica {
     /// Hands over the requests that wait.
     pub(super) fn route_requests(&mut self, now: Now) {
         if self.leadership.leads {
+            if self.is_fenced() {
+                // What a fenced leader cannot judge waits for the next one.
+                return;
+            }
             let commands = self.requests.take_queued(usize::MAX, now.instant);
             let node = self.node;
             self.take_forwarded(node, &commands);
@@ -104,7 +110,7 @@ impl Replica {
     /// Requests arrived, from a peer or from this node: those that may be appended wait for it, the
     /// others are refused, which is certain: nothing of them is in the log.
     pub(super) fn take_forwarded(&mut self, from: NodeId, commands: &[ForwardedCommand]) {
-        if !self.leadership.leads {
+        if !self.leadership.leads || self.is_fenced() {
             let all = commands.iter().map(|c| (c.sequence, c.attempt)).collect();
             self.refuse(from, all, ForwardRefusal::NotLeader);
             return;
@@ -168,7 +174,7 @@ impl Replica {
 
     /// Sends the keepalives that are due.
     pub(super) fn route_keepalives(&mut self, now: Instant) {
-        let Some(leader) = self.leadership.leader else { return };
+        let Some(leader) = self.leadership.leader.filter(|_| !self.is_fenced()) else { return };
         let shortest = self.view().promises.shortest_bound_ttl();
         let Some(request) = self.keeper.take_due(shortest, now) else { return };
         if leader == self.node {
@@ -216,6 +222,9 @@ impl Replica {
     pub(super) fn keepalive_answered(&mut self, now: Instant, answer: &KeepaliveAnswer) {
         let mut told = Vec::new();
         {
+            if self.is_fenced() {
+                return;
+            }
             let mut view = Self::view_mut(&self.view);
             let is_known = |lease| view.machine.lease(lease).is_some();
             let Some(mut confirmed) = self.keeper.answered(answer, is_known) else { return };
@@ -249,6 +258,9 @@ impl Replica {
 
     /// Answers the reads whose index or revision the view now holds.
     pub(super) fn serve_reads(&mut self) {
+        if self.is_fenced() {
+            return;
+        }
         let (applied, revision) = {
             let view = self.view();
             (view.machine.applied_index(), view.machine.revision())

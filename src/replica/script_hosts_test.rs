@@ -534,6 +534,13 @@ fn role(role: Role) -> &'static str {
 
 fn describe_message(message: &PeerMessage, names: &BTreeMap<LeaseId, String>) -> String {
     match message {
+        PeerMessage::Digest(report) => {
+            format!("has digest {:016x} at {}", report.digest, report.index)
+        }
+        PeerMessage::Disk(report) => format!("disk: {report:?}"),
+        PeerMessage::Diverged(report) => {
+            format!("says that the digest at {} is another", report.index)
+        }
         PeerMessage::Forward { commands } => {
             let describe = |forwarded: &crate::wire::ForwardedCommand| {
                 let command = decode_command(&forwarded.command).expect("it was encoded here");

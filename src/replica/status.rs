@@ -2,6 +2,7 @@
 
 use crate::base::{Boot, ClusterId, Index, NodeId, Term};
 use crate::raft::{Progress, Role};
+use crate::replica::Fence;
 
 /// A copy of what matters about a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,10 @@ pub struct ReplicaStatus {
     pub pending: usize,
     /// When this node is no member any more: since when.
     pub removed: Option<Removal>,
+    /// Why this node serves nothing, if its state differs from that of a quorum.
+    pub fence: Option<Fence>,
+    /// On a leader: the last index at which a quorum of the voters had the same digest.
+    pub digests_agreed: Index,
 }
 
 /// The end of a node's membership.
@@ -113,6 +118,12 @@ pub enum RequestError {
 /// Why a request was refused before anything happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum UnavailableReason {
+    /// This node's state differs from that of a quorum.
+    #[error(
+        "this node's state differs from that of the others (it diverged), and is not served: \
+         rebuild it with `quorumctl rebuild`"
+    )]
+    Diverged,
     /// The leader's disk is below its reserve.
     #[error("the leader's disk is full: free space on it")]
     DiskFull,

@@ -1,6 +1,6 @@
 //! What those who read look at: the applied state, its history, and this node's promises.
 
-use crate::replica::{Promises, Removal};
+use crate::replica::{Fence, Promises, Removal};
 use crate::state::StateMachine;
 use crate::watch::History;
 
@@ -17,4 +17,6 @@ pub struct View {
     /// When this node is no member any more, its state is frozen, and nobody is to be served from
     /// it.
     pub removed: Option<Removal>,
+    /// Why nobody may look at any of it: this state is not what the others made of the same log.
+    pub fence: Option<Fence>,
 }

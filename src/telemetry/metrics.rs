@@ -60,12 +60,24 @@ fn add_raft(registry: &mut Registry, status: &NodeStatus) {
     let raft = registry.sub_registry_with_prefix("raft");
     flag(raft, "leader", "Whether this node leads", replica.role == Role::Leader);
     flag(raft, "leader_known", "Whether this node knows a leader", replica.leader.is_some());
+    flag(
+        raft,
+        "diverged",
+        "Whether this node's state differs from that of a quorum",
+        replica.fence.is_some(),
+    );
     flag(raft, "joint", "Whether the members are being changed", replica.joint);
     number(raft, "term", "The current term", replica.term.get());
     number(raft, "commit_index", "Highest index known to be committed", replica.commit.get());
     number(raft, "applied_index", "Highest applied index", replica.applied.get());
     number(raft, "last_index", "Last index of the log", replica.last_index.get());
     number(raft, "persisted_index", "Highest index on this disk", replica.persisted.get());
+    number(
+        raft,
+        "digests_agreed_index",
+        "On the leader: last index at which a quorum had one digest",
+        replica.digests_agreed.get(),
+    );
     number(raft, "saved_index", "Applied index of the last saved state", replica.saved.get());
     bytes(raft, "log", "Log entries held in memory", replica.log_bytes);
     let members = Family::<[(&str, &str); 1], Gauge>::default();
@@ -181,6 +193,8 @@ mod tests {
                 disk_full: false,
                 pending: 4,
                 removed: None,
+                fence: None,
+                digests_agreed: Index(64),
             },
             revision: Revision(33),
             compact_revision: Revision(5),

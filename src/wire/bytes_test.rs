@@ -72,6 +72,11 @@ fn round_trip(seed: u64) -> Vec<Vec<u8>> {
     let mut buffer = BytesMut::from(&frame[..]);
     check(&message, FrameDecoder::new().next(&mut buffer).unwrap());
     assert!(buffer.is_empty(), "a frame leaves nothing behind");
+    let report = samples::report(rng, seed);
+    let report_frame = encode_frame(&report);
+    let decoded = FrameDecoder::new().next(&mut BytesMut::from(&report_frame[..]));
+    check(&report, decoded.unwrap());
+    all.push(report_frame.to_vec());
     all.extend([
         encode_hello(&hello).to_vec(),
         encode_hello_answer(&answer).to_vec(),

@@ -1,4 +1,4 @@
-//! What daemons say to each other besides consensus: forwarded requests and keepalives.
+//! What daemons say to each other besides consensus: forwarded requests, keepalives, reports.
 //!
 //! When to send them, and what a lost one means, is decided by `replica/`.
 
@@ -6,10 +6,17 @@ use bytes::Bytes;
 
 use crate::base::{LeaseId, Sequence};
 use crate::raft::Message;
+use crate::wire::{DigestReport, DiskReport};
 
 /// Anything that one replica sends to another. The transport knows the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerMessage {
+    /// The digest of the sender's state, for the leader to compare.
+    Digest(DigestReport),
+    /// How the sender's disk stands, for the leader to choose a successor.
+    Disk(DiskReport),
+    /// A quorum of the voters has this digest; who has another is no replica any more.
+    Diverged(DigestReport),
     /// Requests that the sender took from its clients, for the leader to append.
     Forward {
         /// In the order in which they were taken.

@@ -40,6 +40,9 @@ pub fn encode_frame(message: &PeerMessage) -> Bytes {
 /// once, into the buffer. Panics as [`encode_frame`] does.
 pub fn encode_frame_into(message: &PeerMessage, buffer: &mut BytesMut) {
     match PeerProto::from(message) {
+        PeerProto::Digest(proto) => put(PeerProto::DIGEST, &proto, buffer),
+        PeerProto::Disk(proto) => put(PeerProto::DISK, &proto, buffer),
+        PeerProto::Diverged(proto) => put(PeerProto::DIVERGED, &proto, buffer),
         PeerProto::Forward(proto) => put(PeerProto::FORWARD, &proto, buffer),
         PeerProto::ForwardRefused(proto) => put(PeerProto::FORWARD_REFUSED, &proto, buffer),
         PeerProto::Keepalive(proto) => put(PeerProto::KEEPALIVE, &proto, buffer),

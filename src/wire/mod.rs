@@ -42,6 +42,7 @@ mod greeting;
 mod hello;
 mod outcome;
 mod peer;
+mod report;
 mod rows;
 
 #[cfg(test)]
@@ -71,4 +72,5 @@ pub use hello::{
     Claim, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX,
     PROTOCOL_VERSION_MIN, Standing,
 };
+pub use report::{DigestReport, DiskReport, DiskRoom};
 pub use rows::{decode_row, decode_row_key, encode_row, encode_row_key};

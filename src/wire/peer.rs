@@ -10,10 +10,11 @@ use super::codec::{bound_count, codes, required, strict};
 use super::entry::{EmptyProto, EntryProto, MEMBERS_IN_BATCH_MAX, from_protos, to_protos};
 use super::frame::KIND_PEER_MIN;
 use crate::base::mutation::{self, Mutation};
-use crate::base::{Index, LeaseId, NodeId, ReadContext, Sequence, Term, limits};
+use crate::base::{Index, LeaseId, NodeId, ReadContext, Sequence, Span, Term, limits};
 use crate::raft::{AppendRejection, Body, Campaign, Message};
 use crate::wire::{
-    ForwardRefusal, ForwardedCommand, KeepaliveAnswer, KeepaliveRequest, PeerMessage, WireError,
+    DigestReport, DiskReport, DiskRoom, ForwardRefusal, ForwardedCommand, KeepaliveAnswer,
+    KeepaliveRequest, PeerMessage, WireError,
 };
 
 codes!(campaign_code, campaign_of, Campaign, "campaign", {
@@ -21,6 +22,7 @@ codes!(campaign_code, campaign_of, Campaign, "campaign", {
     Transfer = 3,
     Vote = 2,
 });
+codes!(room_code, room_of, DiskRoom, "room of a disk", { Enough = 1, Low = 2, Full = 3 });
 codes!(refusal_code, refusal_of, ForwardRefusal, "refusal of a forwarded request", {
     DiskFull = 1,
     Malformed = 2,
@@ -31,6 +33,9 @@ codes!(refusal_code, refusal_of, ForwardRefusal, "refusal of a forwarded request
 
 /// A message ready for its frame; the kind in the frame says which variant it is.
 pub(super) enum PeerProto {
+    Digest(DigestProto),
+    Disk(DiskProto),
+    Diverged(DigestProto),
     Forward(ForwardProto),
     ForwardRefused(ForwardRefusedProto),
     Keepalive(KeepaliveProto),
@@ -44,11 +49,20 @@ impl PeerProto {
     pub(super) const FORWARD_REFUSED: u8 = KIND_PEER_MIN + 2;
     pub(super) const KEEPALIVE: u8 = KIND_PEER_MIN + 3;
     pub(super) const KEEPALIVE_ANSWER: u8 = KIND_PEER_MIN + 4;
+    pub(super) const DIGEST: u8 = KIND_PEER_MIN + 8;
+    pub(super) const DIVERGED: u8 = KIND_PEER_MIN + 9;
+    pub(super) const DISK: u8 = KIND_PEER_MIN + 10;
 }
 
 impl From<&PeerMessage> for PeerProto {
     fn from(message: &PeerMessage) -> Self {
         match message {
+            PeerMessage::Digest(report) => Self::Digest(report.into()),
+            PeerMessage::Disk(report) => Self::Disk(DiskProto {
+                room: room_code(report.room),
+                write_micros: report.write.as_micros(),
+            }),
+            PeerMessage::Diverged(report) => Self::Diverged(report.into()),
             PeerMessage::Forward { commands } => {
                 let commands = commands.iter().map(|command| ForwardedProto {
                     sequence: command.sequence.0,
@@ -104,7 +118,26 @@ pub(super) fn decode_peer(kind: u8, content: Bytes) -> Result<PeerMessage, WireE
                 gone: leases(proto.gone)?,
             }))
         }
+        PeerProto::DIGEST => Ok(PeerMessage::Digest(strict::<DigestProto>(content)?.into())),
+        PeerProto::DIVERGED => Ok(PeerMessage::Diverged(strict::<DigestProto>(content)?.into())),
+        PeerProto::DISK => {
+            let proto: DiskProto = strict(content)?;
+            let room = room_of(proto.room)?;
+            Ok(PeerMessage::Disk(DiskReport { room, write: Span::from_micros(proto.write_micros) }))
+        }
         _ => Err(WireError::UnknownKind("frame")),
+    }
+}
+
+impl From<&DigestReport> for DigestProto {
+    fn from(report: &DigestReport) -> Self {
+        Self { index: report.index.0, digest: report.digest }
+    }
+}
+
+impl From<DigestProto> for DigestReport {
+    fn from(proto: DigestProto) -> Self {
+        Self { index: Index(proto.index), digest: proto.digest }
     }
 }
 
@@ -133,6 +166,22 @@ fn leases(ids: Vec<u64>) -> Result<Vec<LeaseId>, WireError> {
         return Err(WireError::TooLong { limit: limits::LEASES_MAX });
     }
     Ok(ids.into_iter().map(LeaseId).collect())
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DigestProto {
+    #[prost(uint64, tag = "1")]
+    index: u64,
+    #[prost(fixed64, tag = "2")]
+    digest: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DiskProto {
+    #[prost(uint32, tag = "1")]
+    room: u32,
+    #[prost(uint64, tag = "2")]
+    write_micros: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -18,8 +18,9 @@ use crate::state::{
     Refusal, Row, RowKey, Selection, Txn, TxnOperation, TxnResult,
 };
 use crate::wire::{
-    Claim, ForwardRefusal, ForwardedCommand, Genesis, Hello, HelloAnswer, HelloRefusal,
-    KeepaliveAnswer, KeepaliveRequest, LinkClass, PeerMessage, Standing, encode_command,
+    Claim, DigestReport, DiskReport, DiskRoom, ForwardRefusal, ForwardedCommand, Genesis, Hello,
+    HelloAnswer, HelloRefusal, KeepaliveAnswer, KeepaliveRequest, LinkClass, PeerMessage, Standing,
+    encode_command,
 };
 
 /// Zero, small, large and any numbers alike.
@@ -486,6 +487,19 @@ pub(crate) fn message(rng: &mut Rng, kind: u64) -> Message {
     };
     let term = Term(100 + rng.below(u64::MAX - 100));
     Message { from: NodeId(number(rng)), to: NodeId(number(rng)), term, body }
+}
+
+/// A report of each kind in turn.
+pub(crate) fn report(rng: &mut Rng, kind: u64) -> PeerMessage {
+    let digest = DigestReport { index: Index(number(rng)), digest: number(rng) };
+    match kind % 3 {
+        0 => PeerMessage::Digest(digest),
+        1 => PeerMessage::Diverged(digest),
+        _ => PeerMessage::Disk(DiskReport {
+            room: *pick(rng, &[DiskRoom::Enough, DiskRoom::Low, DiskRoom::Full]),
+            write: Span::from_micros(number(rng)),
+        }),
+    }
 }
 
 /// Anything that peers say.

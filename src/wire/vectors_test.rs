@@ -62,6 +62,9 @@ fn drawn() -> String {
     let mut command = samples::command(&mut Rng::new(51));
     command.operation = samples::operation(&mut Rng::new(11), 11);
     line("command-v1", &encode_command(&command));
+    for kind in 0..3 {
+        line("frame", &encode_frame(&samples::report(&mut Rng::new(kind), kind)));
+    }
     lines
 }
 

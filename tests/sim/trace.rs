@@ -61,6 +61,9 @@ impl Trace {
 /// A message in a few words.
 pub fn brief(message: &PeerMessage) -> String {
     match message {
+        PeerMessage::Digest(report) => format!("digest {report:?}"),
+        PeerMessage::Disk(report) => format!("{report:?}"),
+        PeerMessage::Diverged(report) => format!("diverged {report:?}"),
         PeerMessage::Forward { commands } => {
             let all: Vec<String> =
                 commands.iter().map(|c| format!("{}#{}", c.sequence, c.attempt)).collect();
