@@ -113,6 +113,20 @@ pub const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// Bytes of log entries held above the last saved state; beyond it new proposals are refused until
 /// slow members catch up or the state is saved.
 pub const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Entries that are kept for members that are behind; who lacks more gets a snapshot.
+pub const LOG_RETAINED_ENTRIES_DEFAULT: u64 = 100_000;
+/// Bytes of entries that are kept for members that are behind.
+pub const LOG_RETAINED_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Bytes of rows in one chunk of a snapshot, unless a single row is longer.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
+/// Rows in one chunk: each has at least a byte of key and six of content.
+pub const SNAPSHOT_CHUNK_ROWS_MAX: usize = 64 * 1024;
+/// Chunks on their way to one member: enough for a distant one, a few for the sender's memory.
+pub const SNAPSHOT_CHUNKS_IN_FLIGHT: usize = 8;
+/// Members that a leader sends a snapshot to at once; others wait.
+pub const SNAPSHOTS_AT_ONCE: usize = 2;
+/// Bytes of snapshots that a leader sends in one second to all members together.
+pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals that wait in a leader for their commit.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -186,6 +200,14 @@ const _: () = assert!(
 const _: () = assert!(
     APPEND_BYTES_MAX + COMMAND_BYTES_MAX + 48 * 1024 < FRAME_BYTES_MAX,
     "an append holds at least one entry of any legal size, and then fits in one frame"
+);
+const _: () = assert!(
+    SNAPSHOT_CHUNK_BYTES / 7 < SNAPSHOT_CHUNK_ROWS_MAX,
+    "the bytes of a chunk end it before its rows are too many"
+);
+const _: () = assert!(
+    SNAPSHOT_CHUNK_BYTES + KEY_BYTES_MAX * 2 + VALUE_BYTES_MAX < FRAME_BYTES_MAX / 2,
+    "a chunk, or a longest row, fits in one frame"
 );
 const _: () = assert!(APPEND_BYTES_MAX < INFLIGHT_BYTES_MAX, "the window holds several appends");
 const _: () = assert!(

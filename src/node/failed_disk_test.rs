@@ -49,7 +49,8 @@ fn write_once(nth: u64) -> (Result<(), Ended>, Vec<Event>, usize) {
     let (mailbox, inbox) = Mailbox::new();
     let path = PathBuf::from("/nowhere/raft.redb");
     let last_write = Arc::default();
-    let writer = Writer { store, path, identity: identity(), queue, mailbox, last_write };
+    let next = None;
+    let writer = Writer { store, path, identity: identity(), queue, next, mailbox, last_write };
     writes.send((PersistToken(2), batch(2))).unwrap();
     drop(writes);
     disk.fail_after(nth);

@@ -17,7 +17,7 @@ use crate::pki::TlsConfigs;
 use crate::raft::Payload;
 use crate::replica::{Bootstrap, Event, Recovery, Replica, Roster, Seed};
 use crate::state::{Row, StateMachine};
-use crate::storage::{Identity, RaftStore, RecoveredLog, StateStore, check};
+use crate::storage::{Identity, RaftStore, RecoveredLog, StateStore, check, finish_install};
 use crate::wire::{Claim, Standing};
 
 /// What a node is started with.
@@ -95,7 +95,7 @@ impl Node {
             log.genesis = Some(genesis);
         }
         starting.waits(StartPhase::Loading);
-        let (state_store, machine) = open_state(&options.data_dir, &log)?;
+        let (state_store, machine) = open_state(&options.data_dir, &mut raft_store, &mut log)?;
         let identity = log.identity.clone();
         let recovery = Recovery { log, machine };
         let seed = Rng::new(random());
@@ -198,10 +198,12 @@ fn first_roster(options: &Options, log: &RecoveredLog) -> Roster {
 
 fn open_state(
     data_dir: &Path,
-    log: &RecoveredLog,
+    raft_store: &mut RaftStore,
+    log: &mut RecoveredLog,
 ) -> Result<(StateStore, Option<StateMachine>), StartError> {
     let path = data_dir.join("state.redb");
     let (store, rows) = StateStore::open_path(&path, &log.identity)?;
+    finish_install(raft_store, log, &store)?;
     let meta = rows.iter().find_map(|(_, row)| match row {
         Row::Meta(meta) => Some(meta),
         _ => None,

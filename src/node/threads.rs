@@ -67,6 +67,7 @@ pub(super) fn spawn(
         path: raft_path,
         identity: stores.identity.clone(),
         queue: write_queue,
+        next: None,
         mailbox: mailbox.clone(),
         last_write: Arc::clone(&gauges.last_write_micros),
     };

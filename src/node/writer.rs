@@ -29,6 +29,8 @@ pub(super) struct Writer {
     pub(super) path: PathBuf,
     pub(super) identity: Identity,
     pub(super) queue: Receiver<Write>,
+    /// Taken from the queue, and not to be joined with what came before it.
+    pub(super) next: Option<Write>,
     pub(super) mailbox: Mailbox,
     /// How long the last write took, in microseconds.
     pub(super) last_write: Arc<AtomicU64>,
@@ -37,10 +39,12 @@ pub(super) struct Writer {
 impl Writer {
     /// Runs until the queue is closed. The error, if any, ends the process.
     pub(super) fn run(mut self) -> Result<(), Ended> {
-        while let Ok((mut token, mut batch)) = self.queue.recv() {
-            for (next, more) in self.queue.try_iter() {
-                token = next;
-                batch.merge(more);
+        while let Some((mut token, mut batch)) = self.next.take().or_else(|| self.queue.recv().ok())
+        {
+            while self.next.is_none()
+                && let Ok(write) = self.queue.try_recv()
+            {
+                self.next = join(&mut token, &mut batch, write);
             }
             let started = Clock.instant();
             match self.store.write(&batch) {
@@ -70,18 +74,21 @@ impl Writer {
         tracing::error!(
             "the disk is full: raft.redb cannot grow; writes wait until space is freed"
         );
-        let Self { store, path, identity, queue, mailbox, last_write } = self;
+        let Self { store, path, identity, queue, mut next, mailbox, last_write } = self;
         drop(store);
         mailbox.tell_always(Event::Disk { full: true });
         loop {
-            match queue.recv_timeout(duration(FULL_DISK_RETRY)) {
-                Ok((next, more)) => {
-                    *token = next;
-                    batch.merge(more);
-                    continue;
+            if next.is_some() {
+                std::thread::sleep(duration(FULL_DISK_RETRY));
+            } else {
+                match queue.recv_timeout(duration(FULL_DISK_RETRY)) {
+                    Ok(write) => {
+                        next = join(token, batch, write);
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Err(Ended::StoppedOnFullDisk),
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(Ended::StoppedOnFullDisk),
             }
             let written = RaftStore::open_path(&path, || identity.clone())
                 .and_then(|(mut store, _)| store.write(batch).map(|()| store));
@@ -89,14 +96,26 @@ impl Writer {
                 Ok(store) => {
                     tracing::info!("the disk has space again: writes go on");
                     mailbox.tell_always(Event::Disk { full: false });
-                    return Ok(Self { store, path, identity, queue, mailbox, last_write });
+                    return Ok(Self { store, path, identity, queue, next, mailbox, last_write });
                 }
                 Err(StorageError::Full { .. }) => {
                     // Again, because the saver says "free" after a save that found room.
-                    mailbox.tell_always(Event::Disk { full: true });
+                    if !mailbox.tell_always(Event::Disk { full: true }) {
+                        return Err(Ended::StoppedOnFullDisk);
+                    }
                 }
                 Err(error) => return Err(Ended::Storage(error)),
             }
         }
     }
+}
+
+/// One write for both, unless the second has to stand by itself: then it is given back.
+fn join(token: &mut PersistToken, batch: &mut LogBatch, write: Write) -> Option<Write> {
+    if !batch.takes(&write.1) {
+        return Some(write);
+    }
+    *token = write.0;
+    batch.merge(write.1);
+    None
 }

@@ -327,6 +327,8 @@ impl Replica {
                 }
             }
             PeerMessage::KeepaliveAnswer(answer) => self.keepalive_answered(now, &answer),
+            // Nobody sends one yet.
+            PeerMessage::Snapshot(_) => {}
             PeerMessage::Raft(message) => {
                 if let Body::AppendAccepted { matched } = message.body {
                     self.mark_promise(from, message.term, matched);

@@ -62,6 +62,7 @@ impl Replica {
             let entries = if entries.is_empty() { Vec::new() } else { vec![entries] };
             let batch = LogBatch {
                 hard_state,
+                begin: None,
                 entries,
                 cut: self.checkpoint.take_cut(),
                 marks: self.due_marks(),

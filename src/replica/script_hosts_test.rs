@@ -561,6 +561,7 @@ fn describe_message(message: &PeerMessage, names: &BTreeMap<LeaseId, String>) ->
         PeerMessage::KeepaliveAnswer(answer) => {
             format!("confirms the keepalive, gone: {}", name_leases(&answer.gone, names))
         }
+        PeerMessage::Snapshot(message) => format!("{message:?}"),
         PeerMessage::Raft(message) => describe_body(&message.body),
     }
 }

@@ -27,6 +27,10 @@ pub(super) const KEY_CUT: &[u8] = &[4];
 /// What a peer has promised: this byte, then its node id, big-endian.
 pub(super) const KEY_MARK: u8 = 5;
 
+/// In state.redb: where the log begins after a state that was installed, until the next save. What
+/// raft.redb lacks of it is made up for at the next start.
+pub(super) const KEY_INSTALLED: &[u8] = &[6];
+
 const FORMAT_VERSION: u32 = 1;
 const FACT_VERSION: u8 = 1;
 
@@ -143,17 +147,18 @@ pub(super) fn decode_boot(sealed: &[u8]) -> Result<Boot, WireError> {
     Ok(boot)
 }
 
-pub(super) fn encode_cut(cut: &Cut) -> Vec<u8> {
+/// `key` is where it is stored: [`KEY_CUT`] or [`KEY_INSTALLED`].
+pub(super) fn encode_cut(key: &[u8], cut: &Cut) -> Vec<u8> {
     let mut content = cut.index.0.to_le_bytes().to_vec();
     content.extend_from_slice(&cut.term.0.to_le_bytes());
     if let Some(membership) = &cut.membership {
         content.extend_from_slice(&encode_membership(membership));
     }
-    seal_bytes(FACT_VERSION, KEY_CUT, &content)
+    seal_bytes(FACT_VERSION, key, &content)
 }
 
-pub(super) fn decode_cut(sealed: &[u8]) -> Result<Cut, WireError> {
-    let mut content = open_bytes(FACT_VERSION, KEY_CUT, sealed)?;
+pub(super) fn decode_cut(key: &[u8], sealed: &[u8]) -> Result<Cut, WireError> {
+    let mut content = open_bytes(FACT_VERSION, key, sealed)?;
     let (index, term) = (Index(number(&mut content)?), Term(number(&mut content)?));
     let membership = if content.is_empty() { None } else { Some(decode_membership(content)?) };
     Ok(Cut { index, term, membership })

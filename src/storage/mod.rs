@@ -17,6 +17,10 @@
 //! - `state.redb` commits in two phases, with the state of the allocator.
 //! - The state is saved only up to an index that is durable in the log here. [`check`] refuses
 //!   directories where it is not so.
+//! - A state from another member replaces the saved one in one transaction, which also says where
+//!   the log is to begin ([`StateStore::install`]); raft.redb follows, and a start in between makes
+//!   up for it ([`finish_install`]). So an applied index is never without its state (RELIABILITY
+//!   C4), and neither file is ever half of each.
 //! - Errors are final for a handle: it is latched, and says so. A failed sync
 //!   ([`StorageError::Sync`]) ends the process; a full disk ([`StorageError::Full`]) is answered by
 //!   opening the store anew when there is space.
@@ -33,6 +37,7 @@ mod format;
 mod raft_load;
 mod raft_log;
 mod recover;
+mod snapshot;
 mod state_rows;
 
 #[cfg(test)]
@@ -40,6 +45,8 @@ mod crash_test;
 #[cfg(test)]
 #[path = "../../tests/sim/disk.rs"]
 mod disk;
+#[cfg(test)]
+mod install_test;
 #[cfg(test)]
 mod recovery_test;
 #[cfg(test)]
@@ -52,5 +59,6 @@ pub(crate) use disk::Disk;
 pub use error::StorageError;
 pub use format::{Cut, Identity, PeerMark};
 pub use raft_log::{LogBatch, RaftStore, RecoveredLog};
-pub use recover::check;
+pub use recover::{check, finish_install};
+pub use snapshot::{RowChunk, StateSnapshot};
 pub use state_rows::StateStore;

@@ -97,7 +97,7 @@ fn read_facts(watch: &Watch, transaction: &WriteTransaction) -> Result<Facts, St
             KEY_IDENTITY => identity = Some(decode_identity(value).map_err(refused)?),
             KEY_BOOT => boot = Some(decode_boot(value).map_err(refused)?),
             KEY_GENESIS => genesis = Some(decode_genesis(value).map_err(refused)?),
-            KEY_CUT => cut = decode_cut(value).map_err(refused)?,
+            KEY_CUT => cut = decode_cut(key, value).map_err(refused)?,
             [KEY_MARK, ..] => marks.push(decode_mark(key, value).map_err(refused)?),
             _ => return Err(refused(WireError::UnknownKind("fact"))),
         }

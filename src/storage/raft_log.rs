@@ -25,7 +25,7 @@ use super::format::{
 };
 use super::raft_load::start;
 use crate::base::mutation::{self, Mutation};
-use crate::base::{Boot, Index, NodeId, limits};
+use crate::base::{Boot, Index, NodeId, Term, limits};
 use crate::raft::{Entry, HardState, Payload};
 use crate::storage::{Cut, Identity, PeerMark, StorageError};
 use crate::wire::{
@@ -52,6 +52,10 @@ const ROW_BYTES_MAX: usize = 60 * 1024;
 pub struct LogBatch {
     /// The newest hard state, if it changed.
     pub hard_state: Option<HardState>,
+    /// A state was installed: the log begins after this point, before anything else in the batch is
+    /// done. What the log holds behind it stays when it holds the point itself, of the same term;
+    /// otherwise all of it goes, being of another history.
+    pub begin: Option<Box<Cut>>,
     /// One element per append, in order. The first index of each replaces whatever the log holds
     /// from there on; an empty one does nothing.
     pub entries: Vec<Vec<Entry>>,
@@ -66,8 +70,16 @@ pub struct LogBatch {
 }
 
 impl LogBatch {
-    /// Adds a batch that is to follow this one: both become durable together.
+    /// Whether `next` may be merged into this one. One in which the log begins anew may not: what
+    /// it does depends on what is on disk then.
+    pub fn takes(&self, next: &LogBatch) -> bool {
+        next.begin.is_none()
+    }
+
+    /// Adds a batch that is to follow this one: both become durable together. Panics when it may
+    /// not be: see [`takes`](Self::takes).
     pub fn merge(&mut self, next: LogBatch) {
+        assert!(self.takes(&next), "a batch that begins the log anew stands by itself");
         self.hard_state = next.hard_state.or(self.hard_state);
         self.entries.extend(next.entries);
         self.cut = next.cut.or(self.cut.take());
@@ -248,6 +260,7 @@ impl RaftStore {
             && same_promise
             && batch.entries.iter().all(Vec::is_empty)
             && batch.cut.is_none()
+            && batch.begin.is_none()
             && batch.marks.is_empty()
     }
 
@@ -275,7 +288,7 @@ impl RaftStore {
         let mut held = self.held.clone();
         held.hard_state = state.unwrap_or(held.hard_state);
         let transaction = self.begin()?;
-        if batch.cut.is_some() || !batch.marks.is_empty() {
+        if batch.cut.is_some() || batch.begin.is_some() || !batch.marks.is_empty() {
             self.write_facts(batch, &transaction)?;
         }
         self.write_log(batch, &mut held, &transaction)?;
@@ -296,7 +309,8 @@ impl RaftStore {
 
     fn write_facts(&self, batch: &LogBatch, into: &WriteTransaction) -> Result<(), StorageError> {
         let mut facts = into.open_table(FACTS).map_err(|e| self.watch.error(e))?;
-        let cut = batch.cut.iter().map(|cut| (KEY_CUT.to_vec(), encode_cut(cut)));
+        let cut = batch.cut.as_ref().or(batch.begin.as_deref());
+        let cut = cut.iter().map(|cut| (KEY_CUT.to_vec(), encode_cut(KEY_CUT, cut)));
         let marks = batch.marks.iter().map(|mark| (mark_key(mark.node), encode_mark(mark)));
         for (key, value) in cut.chain(marks) {
             facts.insert(&key[..], &value[..]).map_err(|e| self.watch.error(e))?;
@@ -312,7 +326,7 @@ impl RaftStore {
     ) -> Result<(), StorageError> {
         let mut log = into.open_table(LOG).map_err(|e| self.watch.error(e))?;
         let rows = LogRows { watch: &self.watch, log: &mut log };
-        rows.apply(fold(&batch.entries), batch.cut.as_ref(), held)
+        rows.apply(fold(&batch.entries), batch.begin.as_deref(), batch.cut.as_ref(), held)
     }
 
     fn write_tail(&self, held: &Held, into: &WriteTransaction) -> Result<(), StorageError> {
@@ -359,9 +373,13 @@ impl LogRows<'_, '_> {
     fn apply(
         mut self,
         run: Vec<Entry>,
+        begin: Option<&Cut>,
         cut: Option<&Cut>,
         held: &mut Held,
     ) -> Result<(), StorageError> {
+        if let Some(begin) = begin {
+            self.begin(begin, held)?;
+        }
         let follows = run.first().is_none_or(|first| first.index <= held.last.next());
         // A cut beyond the log stands for the entries that are missing before the run.
         let (before, after) = if follows { (None, cut) } else { (cut, None) };
@@ -375,6 +393,38 @@ impl LogRows<'_, '_> {
             self.cut(cut, held)?;
         }
         self.spill(held)
+    }
+
+    /// Begins the log after an installed state.
+    fn begin(&mut self, point: &Cut, held: &mut Held) -> Result<(), StorageError> {
+        if self.term_at(point.index, held)? == Some(point.term) {
+            return self.cut(point, held);
+        }
+        let (cut, index) = (held.cut, point.index);
+        assert!(index > cut, "the log would begin after {index}, and was cut at {cut}");
+        held.tail.clear();
+        (held.cut, held.last) = (index, index);
+        let watch = self.watch;
+        self.log.retain(|_, _| false).map_err(|e| watch.error(e))
+    }
+
+    /// The term of the entry at `index`, if the log holds it.
+    fn term_at(&self, index: Index, held: &Held) -> Result<Option<Term>, StorageError> {
+        if index <= held.cut {
+            return Ok(None);
+        }
+        let term_in = |entries: &[Entry]| {
+            entries.iter().find(|entry| entry.index == index).map(|entry| entry.term)
+        };
+        if let Some(term) = term_in(&held.tail) {
+            return Ok(Some(term));
+        }
+        let mut range = self.log.range(..=index.0).map_err(|e| self.watch.error(e))?;
+        let Some(row) = range.next_back() else { return Ok(None) };
+        let (_, value) = row.map_err(|e| self.watch.error(e))?;
+        let entries = decode_entry_batch(value.value())
+            .map_err(|error| StorageError::row(FILE, "a row of the log", error))?;
+        Ok(term_in(&entries))
     }
 
     fn append(&mut self, run: Vec<Entry>, held: &mut Held) -> Result<(), StorageError> {

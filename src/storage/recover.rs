@@ -5,7 +5,49 @@
 
 use crate::base::{Index, Term};
 use crate::state::Meta;
-use crate::storage::{RecoveredLog, StorageError};
+use crate::storage::{Cut, LogBatch, RaftStore, RecoveredLog, StateStore, StorageError};
+
+/// Begins the log where an installed state ends, when the process stopped in between; nothing
+/// otherwise. To be called before [`check`], with what both files hold.
+///
+/// The recorded term may be older than that of the state: it is raised, without a vote, which
+/// promises nothing.
+pub fn finish_install(
+    raft_store: &mut RaftStore,
+    log: &mut RecoveredLog,
+    state_store: &StateStore,
+) -> Result<(), StorageError> {
+    let Some(point) = state_store.installed() else { return Ok(()) };
+    if point.index <= log.cut.index {
+        return Ok(());
+    }
+    let holds = holds(log, point);
+    if !holds && log.hard_state.commit >= point.index {
+        return mismatch(format!(
+            "the saved state was installed at entry {}, and the log holds another entry there that \
+             was committed: the files were not made together; replace the member",
+            point.index
+        ));
+    }
+    let mut hard_state = log.hard_state;
+    if hard_state.term < point.term {
+        (hard_state.term, hard_state.vote) = (point.term, None);
+    }
+    raft_store.write(&LogBatch {
+        hard_state: Some(hard_state),
+        begin: Some(Box::new(point.clone())),
+        must_sync: true,
+        ..LogBatch::default()
+    })?;
+    log.hard_state = hard_state;
+    log.entries.retain(|entry| holds && entry.index > point.index);
+    log.cut = point.clone();
+    Ok(())
+}
+
+fn holds(log: &RecoveredLog, point: &Cut) -> bool {
+    log.entries.iter().any(|entry| (entry.index, entry.term) == (point.index, point.term))
+}
 
 /// Checks the log against the counters of the saved state; `None` when nothing was ever saved.
 ///

@@ -231,7 +231,7 @@ fn facts_that_are_almost_right_are_refused_or_taken() {
         let facts = [
             (KEY_IDENTITY.to_vec(), encode_identity(&identity())),
             (KEY_BOOT.to_vec(), encode_boot(Boot(7))),
-            (KEY_CUT.to_vec(), encode_cut(&cut)),
+            (KEY_CUT.to_vec(), encode_cut(KEY_CUT, &cut)),
             (mark_key(NodeId(8)), encode_mark(&mark)),
         ];
         let place = rng.below(4) as usize;
@@ -248,7 +248,7 @@ fn facts_that_are_almost_right_are_refused_or_taken() {
             sealed = seal_bytes(1, &key, &content);
         }
         let _ = (decode_identity(&sealed), decode_boot(&sealed));
-        let _ = (decode_cut(&sealed), decode_mark(&key, &sealed));
+        let _ = (decode_cut(KEY_CUT, &sealed), decode_mark(&key, &sealed));
     });
 }
 

@@ -10,24 +10,26 @@ use redb::{
 
 use super::backend::{Watch, copy_in_memory, open_file};
 use super::format::{
-    FACTS, KEY_FORMAT, KEY_IDENTITY, decode_identity, encode_format, encode_identity, is_fresh,
-    marker,
+    FACTS, KEY_FORMAT, KEY_IDENTITY, KEY_INSTALLED, decode_cut, decode_identity, encode_cut,
+    encode_format, encode_identity, is_fresh, marker,
 };
 use crate::base::mutation::{self, Mutation};
 use crate::state::{Row, RowChange, RowKey};
-use crate::storage::{Identity, StorageError};
-use crate::wire::{decode_row, encode_row, encode_row_key};
+use crate::storage::{Cut, Identity, StateSnapshot, StorageError};
+use crate::wire::{StoredRow, decode_row, encode_row, encode_row_key};
 
 const FILE: &str = "state.redb";
 
 /// The rows of the state; keys sort as [`RowKey`] does.
-const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
+pub(super) const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 
 /// `state.redb`, open for saving. After an error nothing is written any more.
 #[derive(Debug)]
 pub struct StateStore {
     database: Database,
     watch: Watch,
+    /// The state was installed, and not saved since.
+    installed: Option<Cut>,
     latched: bool,
 }
 
@@ -69,12 +71,14 @@ impl StateStore {
         if is_fresh(&watch, &transaction)? {
             make(&watch, &transaction, expected)?;
             transaction.commit().map_err(|e| watch.error(e))?;
-            return Ok((Self { database, watch, latched: false }, Vec::new()));
+            let store = Self { database, watch, installed: None, latched: false };
+            return Ok((store, Vec::new()));
         }
         check_identity(&watch, &transaction, expected)?;
         let rows = read_rows(&watch, &transaction)?;
+        let installed = read_installed(&watch, &transaction)?;
         transaction.abort().map_err(|e| watch.error(e))?;
-        Ok((Self { database, watch, latched: false }, rows))
+        Ok((Self { database, watch, installed, latched: false }, rows))
     }
 
     /// Makes all of `changes` durable in one transaction, or nothing of it. The row of the counters
@@ -88,7 +92,47 @@ impl StateStore {
         }
         let result = self.commit(changes);
         self.latched = result.is_err();
+        if result.is_ok() {
+            self.installed = None;
+        }
         result
+    }
+
+    /// Replaces every row by `rows`, in one transaction, and records that the log begins after
+    /// `point`, the state's applied index: until raft.redb does, [`finish_install`] makes up for it
+    /// at the next start.
+    ///
+    /// The caller has restored the rows and compared their digest. After an error the store is
+    /// latched until it is opened anew, and then holds the old state or the new one.
+    ///
+    /// [`finish_install`]: crate::storage::finish_install
+    pub fn install<'a>(
+        &mut self,
+        rows: impl Iterator<Item = &'a StoredRow>,
+        point: &Cut,
+    ) -> Result<(), StorageError> {
+        if self.latched {
+            return Err(StorageError::Latched { file: FILE });
+        }
+        let result = self.replace(rows, point);
+        self.latched = result.is_err();
+        if result.is_ok() {
+            self.installed = Some(point.clone());
+        }
+        result
+    }
+
+    /// The saved state as it is now, to be read in pieces; nothing when nothing was ever saved.
+    pub fn snapshot(&self) -> Result<Option<StateSnapshot>, StorageError> {
+        if self.latched {
+            return Err(StorageError::Latched { file: FILE });
+        }
+        StateSnapshot::open(&self.database, &self.watch)
+    }
+
+    /// Where the log is to begin when this state was installed and not saved since.
+    pub fn installed(&self) -> Option<&Cut> {
+        self.installed.as_ref()
     }
 
     /// The length of the file in bytes.
@@ -98,6 +142,10 @@ impl StateStore {
 
     fn commit(&self, changes: &[RowChange]) -> Result<(), StorageError> {
         let transaction = begin(&self.database, &self.watch)?;
+        if self.installed.is_some() {
+            let mut facts = transaction.open_table(FACTS).map_err(|e| self.watch.error(e))?;
+            facts.remove(KEY_INSTALLED).map_err(|e| self.watch.error(e))?;
+        }
         {
             let mut rows = transaction.open_table(ROWS).map_err(|e| self.watch.error(e))?;
             let lost = usize::from(mutation::active(Mutation::SaveLosesRow) && changes.len() > 1);
@@ -111,6 +159,26 @@ impl StateStore {
                     None => drop(rows.remove(&key[..]).map_err(|e| self.watch.error(e))?),
                 }
             }
+        }
+        transaction.commit().map_err(|e| self.watch.error(e))
+    }
+
+    fn replace<'a>(
+        &self,
+        new_rows: impl Iterator<Item = &'a StoredRow>,
+        point: &Cut,
+    ) -> Result<(), StorageError> {
+        let transaction = begin(&self.database, &self.watch)?;
+        // The whole table, so that nothing of the old state can stay (RELIABILITY C21).
+        transaction.delete_table(ROWS).map_err(|e| self.watch.error(e))?;
+        {
+            let mut rows = transaction.open_table(ROWS).map_err(|e| self.watch.error(e))?;
+            for StoredRow { key, value } in new_rows {
+                rows.insert(&key[..], &value[..]).map_err(|e| self.watch.error(e))?;
+            }
+            let mut facts = transaction.open_table(FACTS).map_err(|e| self.watch.error(e))?;
+            let value = encode_cut(KEY_INSTALLED, point);
+            facts.insert(KEY_INSTALLED, &value[..]).map_err(|e| self.watch.error(e))?;
         }
         transaction.commit().map_err(|e| self.watch.error(e))
     }
@@ -165,6 +233,16 @@ fn check_identity(
         expected.cluster_name
     );
     Err(StorageError::Mismatch { what })
+}
+
+fn read_installed(
+    watch: &Watch,
+    transaction: &WriteTransaction,
+) -> Result<Option<Cut>, StorageError> {
+    let facts = transaction.open_table(FACTS).map_err(|e| watch.error(e))?;
+    let value = facts.get(KEY_INSTALLED).map_err(|e| watch.error(e))?;
+    let decoded = value.map(|value| decode_cut(KEY_INSTALLED, value.value()));
+    decoded.transpose().map_err(|error| StorageError::row(FILE, "the installed state", error))
 }
 
 fn read_rows(

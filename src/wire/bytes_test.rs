@@ -12,11 +12,12 @@ use crate::base::{Index, LeaseId, NodeId, Rng, Span, Term, WallMillis, limits};
 use crate::raft::{Body, Entry, Message, Payload};
 use crate::state::{Command, Operation, Row, RowKey, Selection, Txn, TxnOperation};
 use crate::wire::{
-    FrameDecoder, KeepaliveRequest, PeerMessage, WireError, decode_command, decode_entry_batch,
-    decode_genesis, decode_hard_state, decode_hello, decode_hello_answer, decode_membership,
-    decode_row, decode_row_key, decode_stamped, encode_command, encode_entry_batch, encode_frame,
-    encode_frame_into, encode_genesis, encode_hard_state, encode_hello, encode_hello_answer,
-    encode_membership, encode_row, encode_row_key, stamp_command,
+    FrameDecoder, KeepaliveRequest, PeerMessage, SnapshotChunk, SnapshotMessage, StoredRow,
+    WireError, decode_command, decode_entry_batch, decode_genesis, decode_hard_state, decode_hello,
+    decode_hello_answer, decode_membership, decode_row, decode_row_key, decode_stamped,
+    encode_command, encode_entry_batch, encode_frame, encode_frame_into, encode_genesis,
+    encode_hard_state, encode_hello, encode_hello_answer, encode_membership, encode_row,
+    encode_row_key, stamp_command,
 };
 
 fn check<T: Debug + PartialEq>(value: &T, decoded: Result<T, WireError>) {
@@ -67,7 +68,7 @@ fn round_trip(seed: u64) -> Vec<Vec<u8>> {
     check(&hello, decode_hello(&encode_hello(&hello)));
     let answer = samples::hello_answer(rng);
     check(&answer, decode_hello_answer(&encode_hello_answer(&answer)));
-    let message = samples::peer_message(rng);
+    let message = any_message(rng);
     let frame = encode_frame(&message);
     let mut buffer = BytesMut::from(&frame[..]);
     check(&message, FrameDecoder::new().next(&mut buffer).unwrap());
@@ -178,7 +179,7 @@ proptest! {
     fn a_stream_cut_anywhere_gives_the_same_messages(seed in any::<u64>()) {
         let rng = &mut Rng::new(seed);
         let messages: Vec<PeerMessage> =
-            (0..rng.between(1, 5)).map(|_| samples::peer_message(rng)).collect();
+            (0..rng.between(1, 5)).map(|_| any_message(rng)).collect();
         let mut stream = BytesMut::new();
         for message in &messages {
             encode_frame_into(message, &mut stream);
@@ -358,6 +359,46 @@ fn rows_of_another_kind_than_their_key_are_refused() {
     moved[1..5].copy_from_slice(&sum.to_le_bytes());
     let refused = Err(WireError::Malformed("a row of another kind than its key"));
     assert_eq!(decode_row(&lease, &moved), refused);
+}
+
+#[test]
+fn a_chunk_says_of_itself_whether_it_is_what_was_read() {
+    let row =
+        |key: u8, value: u8| StoredRow { key: vec![key].into(), value: vec![value; 9].into() };
+    let chunk = SnapshotChunk::new(7, 1, false, vec![row(1, 1), row(2, 2)]);
+    assert!(chunk.is_intact());
+    let spoilt: [fn(&mut SnapshotChunk); 5] = [
+        |chunk| chunk.id += 1,
+        |chunk| chunk.number += 1,
+        |chunk| chunk.is_last = true,
+        |chunk| chunk.rows.swap(0, 1),
+        |chunk| drop(chunk.rows.pop()),
+    ];
+    for spoil in spoilt {
+        let mut other = chunk.clone();
+        spoil(&mut other);
+        assert!(!other.is_intact(), "{other:?}");
+    }
+    // A byte that moved from the content of a row to its key.
+    let mut moved = chunk;
+    moved.rows[0] = StoredRow { key: vec![1, 1].into(), value: vec![1; 8].into() };
+    assert!(!moved.is_intact());
+}
+
+#[test]
+fn a_chunk_of_too_many_rows_is_refused_before_they_are_allocated() {
+    let row = StoredRow { key: vec![1].into(), value: vec![1].into() };
+    let rows = vec![row; limits::SNAPSHOT_CHUNK_ROWS_MAX + 1];
+    let chunk = SnapshotChunk::new(7, 0, true, rows);
+    let message = PeerMessage::Snapshot(SnapshotMessage::Chunk(chunk));
+    let mut buffer = BytesMut::from(&encode_frame(&message)[..]);
+    let limit = limits::SNAPSHOT_CHUNK_ROWS_MAX;
+    assert_eq!(FrameDecoder::new().next(&mut buffer), Some(Err(WireError::TooLong { limit })));
+}
+
+fn any_message(rng: &mut Rng) -> PeerMessage {
+    let kind = rng.below(16);
+    if kind < 4 { samples::snapshot_message(rng, kind) } else { samples::peer_message(rng) }
 }
 
 #[test]

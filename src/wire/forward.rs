@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::base::{LeaseId, Sequence};
 use crate::raft::Message;
-use crate::wire::{DigestReport, DiskReport};
+use crate::wire::{DigestReport, DiskReport, SnapshotMessage};
 
 /// Anything that one replica sends to another. The transport knows the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,16 @@ pub enum PeerMessage {
     KeepaliveAnswer(KeepaliveAnswer),
     /// A message of the consensus core.
     Raft(Message),
+    /// About a state that travels to a member that the log cannot help.
+    Snapshot(SnapshotMessage),
+}
+
+impl PeerMessage {
+    /// Whether it is so large, and so little in a hurry, that it travels on the bulk connection.
+    pub fn is_bulk(&self) -> bool {
+        let Self::Snapshot(message) = self else { return false };
+        matches!(message, SnapshotMessage::Chunk(_) | SnapshotMessage::Offer(_))
+    }
 }
 
 /// A forwarded request: a command as `encode_command` renders it.

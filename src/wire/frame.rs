@@ -48,6 +48,7 @@ pub fn encode_frame_into(message: &PeerMessage, buffer: &mut BytesMut) {
         PeerProto::Keepalive(proto) => put(PeerProto::KEEPALIVE, &proto, buffer),
         PeerProto::KeepaliveAnswer(proto) => put(PeerProto::KEEPALIVE_ANSWER, &proto, buffer),
         PeerProto::Raft(proto) => put(PeerProto::RAFT, &proto, buffer),
+        PeerProto::Snapshot(proto) => put(PeerProto::SNAPSHOT, &proto, buffer),
     }
 }
 

@@ -10,7 +10,7 @@ use super::entry::GenesisProto;
 use crate::base::{Boot, ClusterId, Index, NodeId, Term, limits};
 use crate::wire::{Claim, Hello, HelloAnswer, HelloRefusal, LinkClass, Standing, WireError};
 
-codes!(class_code, class_of, LinkClass, "link", { Bootstrap = 1, Consensus = 2 });
+codes!(class_code, class_of, LinkClass, "link", { Bootstrap = 1, Bulk = 3, Consensus = 2 });
 codes!(refusal_code, refusal_of, HelloRefusal, "refusal of a hello", {
     CertificateCluster = 1,
     CertificateName = 2,

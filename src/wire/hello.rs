@@ -15,6 +15,8 @@ pub const PROTOCOL_VERSION_MAX: u32 = 1;
 pub enum LinkClass {
     /// Asks for a cluster identity only, and is closed after the answer: the first boot.
     Bootstrap,
+    /// States that travel to members that the log cannot help: large, and in no hurry.
+    Bulk,
     /// Consensus messages and forwarded requests.
     Consensus,
 }

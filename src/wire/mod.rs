@@ -44,6 +44,7 @@ mod outcome;
 mod peer;
 mod report;
 mod rows;
+mod snapshot;
 
 #[cfg(test)]
 mod bytes_test;
@@ -74,3 +75,4 @@ pub use hello::{
 };
 pub use report::{DigestReport, DiskReport, DiskRoom};
 pub use rows::{decode_row, decode_row_key, encode_row, encode_row_key};
+pub use snapshot::{SnapshotChunk, SnapshotMessage, SnapshotOffer, SnapshotRefusal, StoredRow};

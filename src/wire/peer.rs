@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::codec::{bound_count, codes, required, strict};
 use super::entry::{EmptyProto, EntryProto, MEMBERS_IN_BATCH_MAX, from_protos, to_protos};
 use super::frame::KIND_PEER_MIN;
+use super::snapshot::{SnapshotProto, decode_snapshot};
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, LeaseId, NodeId, ReadContext, Sequence, Span, Term, limits};
 use crate::raft::{AppendRejection, Body, Campaign, Message};
@@ -41,6 +42,7 @@ pub(super) enum PeerProto {
     Keepalive(KeepaliveProto),
     KeepaliveAnswer(KeepaliveAnswerProto),
     Raft(MessageProto),
+    Snapshot(SnapshotProto),
 }
 
 impl PeerProto {
@@ -52,6 +54,7 @@ impl PeerProto {
     pub(super) const DIGEST: u8 = KIND_PEER_MIN + 8;
     pub(super) const DIVERGED: u8 = KIND_PEER_MIN + 9;
     pub(super) const DISK: u8 = KIND_PEER_MIN + 10;
+    pub(super) const SNAPSHOT: u8 = KIND_PEER_MIN + 16;
 }
 
 impl From<&PeerMessage> for PeerProto {
@@ -87,6 +90,7 @@ impl From<&PeerMessage> for PeerProto {
                 gone: answer.gone.iter().map(|lease| lease.0).collect(),
             }),
             PeerMessage::Raft(message) => Self::Raft(message.into()),
+            PeerMessage::Snapshot(message) => Self::Snapshot(message.into()),
         }
     }
 }
@@ -125,6 +129,7 @@ pub(super) fn decode_peer(kind: u8, content: Bytes) -> Result<PeerMessage, WireE
             let room = room_of(proto.room)?;
             Ok(PeerMessage::Disk(DiskReport { room, write: Span::from_micros(proto.write_micros) }))
         }
+        PeerProto::SNAPSHOT => decode_snapshot(content).map(PeerMessage::Snapshot),
         _ => Err(WireError::UnknownKind("frame")),
     }
 }

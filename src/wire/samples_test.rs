@@ -10,7 +10,8 @@ use crate::base::{
     Sequence, Span, Term, Token, WallMillis, limits,
 };
 use crate::raft::{
-    AppendRejection, Body, Campaign, Entry, Goal, HardState, Member, Membership, Message, Payload,
+    AppendRejection, Body, Campaign, Entry, Goal, HardState, LogStart, Member, Membership, Message,
+    Payload,
 };
 use crate::state::{
     Acquire, Bind, Command, Compare, CompareField, CompareOp, Condition, Holder, IdempotencyKey,
@@ -19,8 +20,9 @@ use crate::state::{
 };
 use crate::wire::{
     Claim, DigestReport, DiskReport, DiskRoom, ForwardRefusal, ForwardedCommand, Genesis, Hello,
-    HelloAnswer, HelloRefusal, KeepaliveAnswer, KeepaliveRequest, LinkClass, PeerMessage, Standing,
-    encode_command,
+    HelloAnswer, HelloRefusal, KeepaliveAnswer, KeepaliveRequest, LinkClass, PeerMessage,
+    SnapshotChunk, SnapshotMessage, SnapshotOffer, SnapshotRefusal, Standing, StoredRow,
+    encode_command, encode_row, encode_row_key,
 };
 
 /// Zero, small, large and any numbers alike.
@@ -503,6 +505,59 @@ pub(crate) fn report(rng: &mut Rng, kind: u64) -> PeerMessage {
 }
 
 /// Anything that peers say.
+pub(crate) fn snapshot_message(rng: &mut Rng, kind: u64) -> PeerMessage {
+    let id = rng.next_u64();
+    PeerMessage::Snapshot(match kind % 4 {
+        0 => {
+            let rows = several(rng, 4, |rng| {
+                let kind = rng.below(7);
+                let (key, row) = row(rng, kind);
+                let key = encode_row_key(&key);
+                let value = encode_row(&key, &row).into();
+                StoredRow { key: key.into(), value }
+            });
+            SnapshotMessage::Chunk(SnapshotChunk::new(
+                id,
+                rng.below(9) as u32,
+                rng.chance(1, 2),
+                rows,
+            ))
+        }
+        1 => SnapshotMessage::Offer(SnapshotOffer {
+            term: Term(7),
+            id,
+            start: LogStart {
+                index: Index(rng.between(1, 1 << 40)),
+                term: Term(rng.between(1, 7)),
+                membership: membership(rng),
+            },
+            digest: rng.next_u64(),
+            epoch: Epoch(rng.between(1, 3)),
+            rows: number(rng),
+        }),
+        2 => {
+            SnapshotMessage::Progress { id, next: rng.below(1_000) as u32, done: rng.chance(1, 2) }
+        }
+        _ => SnapshotMessage::Refused {
+            id,
+            reason: *pick(
+                rng,
+                &[
+                    SnapshotRefusal::Busy,
+                    SnapshotRefusal::Checksum,
+                    SnapshotRefusal::Digest,
+                    SnapshotRefusal::DiskFull,
+                    SnapshotRefusal::Incomplete,
+                    SnapshotRefusal::Rows,
+                    SnapshotRefusal::Stale,
+                    SnapshotRefusal::TooLarge,
+                    SnapshotRefusal::Unknown,
+                ],
+            ),
+        },
+    })
+}
+
 pub(crate) fn peer_message(rng: &mut Rng) -> PeerMessage {
     let kind = rng.below(11);
     match rng.below(5) {

@@ -65,6 +65,10 @@ fn drawn() -> String {
     for kind in 0..3 {
         line("frame", &encode_frame(&samples::report(&mut Rng::new(kind), kind)));
     }
+    for kind in 0..8 {
+        let message = samples::snapshot_message(&mut Rng::new(kind), kind);
+        line("frame", &encode_frame(&message));
+    }
     lines
 }
 

@@ -24,7 +24,9 @@ impl Cluster {
             return;
         }
         let Some((mut token, mut batch)) = process.writes.pop_front() else { return };
-        while all && let Some((next, more)) = process.writes.pop_front() {
+        while all
+            && let Some((next, more)) = process.writes.pop_front_if(|(_, more)| batch.takes(more))
+        {
             token = next;
             batch.merge(more);
         }
@@ -42,7 +44,9 @@ impl Cluster {
             Some(store) => store.write(&batch),
             None => {
                 // What arrived meanwhile joins it.
-                while let Some((next, more)) = process.writes.pop_front() {
+                while let Some((next, more)) =
+                    process.writes.pop_front_if(|(_, more)| batch.takes(more))
+                {
                     token = next;
                     batch.merge(more);
                 }

@@ -31,6 +31,12 @@ impl Shadow {
     /// Writes a batch.
     pub fn apply(&mut self, batch: &LogBatch) {
         self.hard_state = batch.hard_state.unwrap_or(self.hard_state);
+        if let Some(begin) = &batch.begin {
+            let holds = self.term_at(begin.index) == Some(begin.term);
+            let behind = self.entries.split_off(&begin.index.next());
+            self.entries = if holds { behind } else { BTreeMap::new() };
+            self.cut = (begin.index, begin.term);
+        }
         for append in &batch.entries {
             if let Some(first) = append.first() {
                 self.entries.split_off(&first.index);

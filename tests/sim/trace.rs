@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use quorumd::raft::{Body, Message};
-use quorumd::wire::PeerMessage;
+use quorumd::wire::{PeerMessage, SnapshotMessage};
 
 /// Lines that are kept when not all are.
 const LINES_KEPT: usize = 250;
@@ -75,6 +75,10 @@ pub fn brief(message: &PeerMessage) -> String {
         PeerMessage::Keepalive(request) => format!("{request:?}"),
         PeerMessage::KeepaliveAnswer(answer) => format!("{answer:?}"),
         PeerMessage::Raft(message) => raft(message),
+        PeerMessage::Snapshot(SnapshotMessage::Chunk(chunk)) => {
+            format!("chunk {} of {}, {} rows", chunk.number, chunk.id, chunk.rows.len())
+        }
+        PeerMessage::Snapshot(message) => format!("{message:?}"),
     }
 }
 
