@@ -208,14 +208,14 @@ impl Raft {
         let (before, index) = (self.membership().clone(), self.log.last_index().next());
         assert!(next.is_voter(self.node), "leader {} would take its own vote away", self.node);
         self.append_own(Payload::Membership(next.clone()));
-        let now = self.now;
-        if let State::Leader(leader) = &mut self.state {
-            part(&mut leader.parting, &before, index, &next);
-            for node in next.members().keys().filter(|node| **node != self.node) {
-                leader.feeds.entry(*node).or_insert_with(|| Feed::new(index, now));
-            }
+        self.configurations.append(index, next.clone());
+        let feeds: Vec<(NodeId, Feed)> =
+            next.members().keys().map(|node| (*node, self.new_feed(*node, index))).collect();
+        let State::Leader(leader) = &mut self.state else { return };
+        part(&mut leader.parting, &before, index, &next);
+        for (node, feed) in feeds.into_iter().filter(|(node, _)| *node != self.node) {
+            leader.feeds.entry(node).or_insert(feed);
         }
-        self.configurations.append(index, next);
     }
 }
 
@@ -232,8 +232,9 @@ pub(super) fn parting_from(raft: &Raft) -> BTreeMap<NodeId, Parting> {
     parting
 }
 
-/// Up to which entry `node` may be sent the log now: a configuration that makes it lose its vote or
-/// its membership comes to it only when it is committed.
+/// Up to which entry `node` may be sent the log now. Who has no vote gets what is committed: nobody
+/// waits for it to hold more. And a configuration that makes a node lose its vote or its membership
+/// comes to it only when it is committed.
 ///
 /// Else such a node could hold the longest log of those that are left when the leader dies, and
 /// neither campaign, having no vote in its own eyes, nor let the others win. And whoever sees its
@@ -243,6 +244,9 @@ pub(super) fn send_limit(
     commit: Index,
     node: NodeId,
 ) -> Option<Index> {
+    if !configurations.current().is_voter(node) {
+        return Some(commit);
+    }
     if configurations.current_index() <= commit {
         return None;
     }

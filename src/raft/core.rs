@@ -164,15 +164,7 @@ impl Raft {
         self.advance_clock(now);
         let now = self.now;
         match &self.state {
-            State::Leader(leader) => {
-                let heartbeat_at = leader.heartbeat_at;
-                if self.transfer_deadline().is_some_and(|deadline| now >= deadline) {
-                    self.abort_transfer();
-                }
-                if now >= heartbeat_at {
-                    self.heartbeat_due();
-                }
-            }
+            State::Leader(_) => self.leader_timeout(),
             State::Follower(follower) if now >= follower.deadline => {
                 if self.membership().is_voter(self.node) {
                     self.campaign();
@@ -192,10 +184,7 @@ impl Raft {
     /// When [`timeout`](Raft::timeout) wants to be called next, unless something happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Leader(leader) => {
-                let deadline = self.transfer_deadline();
-                Some(deadline.map_or(leader.heartbeat_at, |at| at.min(leader.heartbeat_at)))
-            }
+            State::Leader(_) => self.leader_deadline(),
             State::Candidate(campaigner) | State::PreCandidate(campaigner) => {
                 Some(campaigner.deadline)
             }
@@ -264,6 +253,11 @@ impl Raft {
     /// The first index that is still held, or would be.
     pub fn first_index(&self) -> Index {
         self.log.first_index()
+    }
+
+    /// The last index of the log.
+    pub fn last_index(&self) -> Index {
+        self.log.last_index()
     }
 
     /// The term of the entry at `index`, if it is held or is the one that the log starts after.

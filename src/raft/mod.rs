@@ -93,6 +93,7 @@ mod configurations;
 mod core;
 mod election;
 mod entry;
+mod feeding;
 mod follower;
 mod invariants;
 mod log;
@@ -124,6 +125,8 @@ pub use snapshot::{LogStart, Retain};
 pub use status::{Progress, ProgressState, Role, Status};
 pub use transfer::TransferError;
 
+#[cfg(test)]
+mod feeding_test;
 #[cfg(test)]
 mod paper_test;
 #[cfg(test)]

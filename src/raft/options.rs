@@ -14,6 +14,9 @@ pub struct Options {
     /// Longest wait before a voter campaigns that lost its connection to the leader; drawn from
     /// zero to this, so that the voters of one dead leader do not all campaign at once.
     pub leader_lost_jitter: Span,
+    /// Pause after a round of appends to learners, for each that it fed: the inverse of how many
+    /// appends a second go to all of them together. Voters are never made to wait.
+    pub learner_pause: Span,
     /// Bytes of entries in one append; one entry is always sent, however large.
     pub append_bytes_max: usize,
     /// Entries in one append.
@@ -32,6 +35,7 @@ impl Default for Options {
             election_timeout: Span::from_millis(1_000),
             heartbeat_interval: Span::from_millis(100),
             leader_lost_jitter: Span::from_millis(30),
+            learner_pause: Span::from_micros(100),
             append_bytes_max: limits::APPEND_BYTES_MAX,
             append_entries_max: limits::APPEND_ENTRIES_MAX,
             inflight_bytes_max: limits::INFLIGHT_BYTES_MAX,

@@ -67,10 +67,6 @@ impl Feed {
         self.next
     }
 
-    pub(super) fn told_commit(&self) -> Index {
-        self.told_commit
-    }
-
     pub(super) fn is_probing(&self) -> bool {
         matches!(self.state, FeedState::Probe { .. })
     }
@@ -93,6 +89,24 @@ impl Feed {
                     || *bytes >= options.inflight_bytes_max
             }
         }
+    }
+
+    /// Whether anything that was sent is not answered yet, or nothing may be sent at all.
+    pub(super) fn awaits_answer(&self) -> bool {
+        match &self.state {
+            FeedState::Probe { sent } => sent.is_some(),
+            FeedState::Snapshot { .. } => true,
+            FeedState::Replicate { inflight, .. } => !inflight.is_empty(),
+        }
+    }
+
+    /// Whether there is something to send, when entries up to `last` may be sent: entries, or that
+    /// something was committed. A follower answers its own clients when it applies, so the latter is
+    /// worth a message of its own.
+    pub(super) fn has_news(&self, last: Index, commit: Index) -> bool {
+        self.is_probing()
+            || self.next <= last
+            || self.told_commit < commit.min(self.next.previous())
     }
 
     /// An append with entries up to `last` (before `next` when it had none) was sent.

@@ -46,6 +46,11 @@ impl Disk {
         }
     }
 
+    /// Up to where a restart finds everything, in a state.
+    fn covered(&self) -> Index {
+        self.installing.as_ref().map_or(self.start, |point| point.index.max(self.start))
+    }
+
     fn entry(&self, index: Index) -> Option<&Entry> {
         if index <= self.start {
             return None;
@@ -422,7 +427,8 @@ impl World {
                 assert_eq!(first, message.from, "{key:?} campaigns after another vote");
                 assert!(disk.hard_state.term >= message.term, "asks before its vote is durable");
             }
-            Body::AppendAccepted { matched } if *matched > disk.start => {
+            // A state that is on disk proves what the log there does not show yet.
+            Body::AppendAccepted { matched } if *matched > disk.covered() => {
                 let raft = sender.raft.as_ref().unwrap();
                 if raft.term() == message.term {
                     let held = disk.entry(*matched);

@@ -1,18 +1,19 @@
-//! What a leader does: append, feed every member, count acknowledgements, commit.
+//! What a leader does: append, count acknowledgements, commit, and speak when it has nothing to say.
 //!
-//! How far a member is, and whether more may be sent, is kept in `progress`; rounds of reads are in
-//! `read`.
+//! How far a member is, and whether more may be sent, is kept in `progress`; what is sent to it, in
+//! `feeding`; rounds of reads are in `read`.
 
 use std::collections::BTreeMap;
 
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, NodeId};
 use crate::raft::change;
+use crate::raft::feeding::Pace;
 use crate::raft::progress::Feed;
 use crate::raft::quorum;
 use crate::raft::read::Rounds;
 use crate::raft::roles::{Leader, State};
-use crate::raft::{AppendRejection, Body, Entry, Message, Payload, Raft};
+use crate::raft::{AppendRejection, Body, Entry, Payload, Raft};
 
 impl Leader {
     /// A leader whose first entry will stand at `opening`.
@@ -20,15 +21,15 @@ impl Leader {
         let last = opening.previous();
         let parting = change::parting_from(raft);
         let members = raft.membership().members().keys().filter(|node| **node != raft.node);
-        let feeds: BTreeMap<NodeId, Feed> = members
-            .chain(parting.keys())
-            .map(|node| (*node, Feed::new(opening, raft.now)))
-            .collect();
+        let nodes = members.chain(parting.keys());
+        let feeds: BTreeMap<NodeId, Feed> =
+            nodes.map(|node| (*node, raft.new_feed(*node, opening))).collect();
         Leader {
             feeds,
             parting,
             transfer: None,
             hand_over_at: raft.now,
+            pace: Pace::new(raft.now),
             heartbeat_at: raft.now + raft.options.heartbeat_interval,
             opening,
             uncommitted_bytes: raft.log.bytes_between(raft.commit, last),
@@ -39,6 +40,13 @@ impl Leader {
 }
 
 impl Raft {
+    /// The feed of a node that is taken on when the leader's entry `next` is appended. Of one without
+    /// a vote, what is committed is where it will be.
+    pub(super) fn new_feed(&self, node: NodeId, next: Index) -> Feed {
+        let voter = self.membership().is_voter(node);
+        Feed::new(if voter { next } else { self.commit.next() }, self.now)
+    }
+
     /// Appends an entry of its own to the leader's log. It goes out with the next `Ready`.
     pub(super) fn append_own(&mut self, payload: Payload) {
         let entry = Entry { term: self.term, index: self.log.last_index().next(), payload };
@@ -113,8 +121,8 @@ impl Raft {
             }
         }
         let round = leader.rounds.current_number();
-        let nodes: Vec<NodeId> = leader.feeds.keys().copied().collect();
         self.all_matched = self.known_by_all();
+        let nodes = self.heartbeat_listeners();
         self.send_heartbeats(&nodes, round);
         self.release_parting();
         self.settle_configuration();
@@ -169,49 +177,6 @@ impl Raft {
         leader.uncommitted_bytes -= bytes;
         leader.dirty = true;
         self.settle_configuration();
-    }
-
-    /// Sends each member what it lacks, as far as its window allows.
-    pub(super) fn feed_members(&mut self) {
-        let Raft { state, log, options, now, commit, term, node, out, configurations, .. } = self;
-        let State::Leader(leader) = state else { return };
-        let (now, commit, log_last) = (*now, *commit, log.last_index());
-        for (member, feed) in &mut leader.feeds {
-            if feed.is_cut_off(log) {
-                if feed.await_snapshot(now, options.election_timeout) {
-                    out.snapshots.push(*member);
-                }
-                continue;
-            }
-            let limit = change::send_limit(configurations, commit, *member);
-            let last_index = limit.map_or(log_last, |limit| limit.min(log_last));
-            let mut nothing_sent = true;
-            while !feed.is_paused(options) {
-                let next = feed.next();
-                let more = next <= last_index;
-                // A follower answers its own clients when it applies: that something was committed
-                // is worth a message of its own.
-                let notice = nothing_sent
-                    && (feed.is_probing() || feed.told_commit() < commit.min(next.previous()));
-                if !more && !notice {
-                    break;
-                }
-                let prev_index = next.previous();
-                let prev_term = log.term_at(prev_index).expect("it is not cut off");
-                let entries = log.slice(
-                    next,
-                    last_index,
-                    options.append_bytes_max,
-                    options.append_entries_max,
-                );
-                let last = entries.last().map_or(prev_index, |entry| entry.index);
-                let bytes = entries.iter().map(Entry::size_bytes).sum();
-                feed.sent(last, bytes, commit, now);
-                nothing_sent = false;
-                let body = Body::AppendRequest { prev_index, prev_term, entries, commit };
-                out.messages.push(Message { from: *node, to: *member, term: *term, body });
-            }
-        }
     }
 
     pub(super) fn set_dirty(&mut self) {

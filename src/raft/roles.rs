@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::base::{Index, Instant, NodeId, ReadContext};
 use crate::raft::change::Parting;
+use crate::raft::feeding::Pace;
 use crate::raft::progress::Feed;
 use crate::raft::read::Rounds;
 use crate::raft::transfer::Transfer;
@@ -52,6 +53,8 @@ pub(super) struct Leader {
     pub(super) transfer: Option<Transfer>,
     /// A leader that loses its vote does not try to hand over again before this.
     pub(super) hand_over_at: Instant,
+    /// How those without a vote are fed.
+    pub(super) pace: Pace,
     /// When it must speak next.
     pub(super) heartbeat_at: Instant,
     /// The empty entry that opens the term.

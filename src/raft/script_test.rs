@@ -6,7 +6,7 @@
 //!
 //! Commands (`N` is a node; times are milliseconds of one common clock):
 //!
-//! - `cluster 1/2/3 [outgoing=..] [learners=..] [window=..] [batch=..]` starts nodes with empty
+//! - `cluster 1/2/3 [outgoing=..] [learners=..] [window=..] [batch=..] [pause=micros]` starts nodes with empty
 //!   logs; `node N voters=.. [log=1/1/2] [term=..] [vote=..] [commit=..] [applied=..]
 //!   [start=index@term] [config3="voters;outgoing;learners"]` starts one with a history, whose
 //!   entry 3 is a configuration.
@@ -58,6 +58,8 @@ struct Machine {
 struct Script {
     now: Instant,
     options: Options,
+    /// What learners wait per learner; nothing unless a script asks for it.
+    pause: Span,
     machines: BTreeMap<NodeId, Machine>,
     network: Vec<Message>,
     cut: BTreeSet<(NodeId, NodeId)>,
@@ -244,6 +246,9 @@ impl Script {
         if let Some(window) = args.take_key("window") {
             self.options.inflight_messages_max = window.parse()?;
         }
+        if let Some(micros) = args.take_key("pause") {
+            self.pause = Span::from_micros(micros.parse()?);
+        }
         if let Some(batch) = args.take_key("batch") {
             self.options.append_entries_max = batch.parse()?;
         }
@@ -302,7 +307,8 @@ impl Script {
     }
 
     fn start(&mut self, node: NodeId) -> Outcome<()> {
-        let (now, options) = (self.now, self.options.clone());
+        let (now, mut options) = (self.now, self.options.clone());
+        options.learner_pause = self.pause;
         let machine = self.machine(node)?;
         if let Some(point) = machine.installing.take() {
             begin_after(&mut machine.disk, &point);
