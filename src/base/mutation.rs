@@ -19,6 +19,11 @@ pub enum Mutation {
     /// A follower commits as far as its log reaches and not only what the append proved equal (Raft
     /// paper, figure 2, AppendEntries 5; R6, R8).
     AppendCommitsUnproven,
+    /// A leader changes the members before it has committed an entry of its own term (RELIABILITY
+    /// D1, R14).
+    ChangeBeforeOwnCommit,
+    /// A leader changes the members while the change before is not committed (RELIABILITY D2, R14).
+    ChangeOverUncommitted,
     /// Half of the voters is taken for a majority when acknowledgements are counted (RELIABILITY
     /// B3, R10).
     CommitByHalf,
@@ -47,6 +52,14 @@ pub enum Mutation {
     HeartbeatCommitsUnmatched,
     /// A retry under the caller's own name is executed again (K4).
     IdempotencyKeyIgnored,
+    /// Entries commit by the incoming half of a joint configuration alone (dissertation, 4.3; R10,
+    /// R14).
+    JointHalfCommits,
+    /// Votes of the incoming half of a joint configuration are enough to lead (dissertation, 4.3;
+    /// R14).
+    JointHalfElects,
+    /// A leader leaves a joint configuration before it is committed (RELIABILITY D3, R14).
+    JointLeftEarly,
     /// A leader confirms keepalives without asking a quorum whether it still leads (RELIABILITY H1,
     /// K6).
     KeepaliveWithoutQuorum,
@@ -119,6 +132,8 @@ impl Mutation {
         Mutation::AckBeforeSync,
         Mutation::AnswerOfEarlierTermCounts,
         Mutation::AppendCommitsUnproven,
+        Mutation::ChangeBeforeOwnCommit,
+        Mutation::ChangeOverUncommitted,
         Mutation::CommitByHalf,
         Mutation::CommitOldTermByCounting,
         Mutation::CompactionDropsLiveValue,
@@ -130,6 +145,9 @@ impl Mutation {
         Mutation::ExpiryIgnoresTerm,
         Mutation::HeartbeatCommitsUnmatched,
         Mutation::IdempotencyKeyIgnored,
+        Mutation::JointHalfCommits,
+        Mutation::JointHalfElects,
+        Mutation::JointLeftEarly,
         Mutation::KeepaliveWithoutQuorum,
         Mutation::LeaderCountsUnwritten,
         Mutation::LearnerCounts,

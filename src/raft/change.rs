@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, Instant, NodeId, Span, limits};
 use crate::raft::configurations::Configurations;
 use crate::raft::progress::Feed;
@@ -91,11 +92,13 @@ impl Raft {
         if let Some(transfer) = &leader.transfer {
             return Err(ChangeError::Transferring { to: transfer.to });
         }
-        if self.commit < leader.opening {
+        let unopened = mutation::active(Mutation::ChangeBeforeOwnCommit);
+        if self.commit < leader.opening && !unopened {
             return Err(ChangeError::TermNotOpened);
         }
         let index = self.membership_index();
-        if index > self.commit || self.membership().is_joint() {
+        let early = mutation::active(Mutation::ChangeOverUncommitted);
+        if (index > self.commit && !early) || self.membership().is_joint() {
             return Err(ChangeError::UnderWay { index });
         }
         if target.is_joint() {
@@ -155,7 +158,8 @@ impl Raft {
     pub(super) fn settle_configuration(&mut self) {
         let State::Leader(leader) = &self.state else { return };
         let opened = self.commit >= leader.opening;
-        let committed = self.membership_index() <= self.commit;
+        let early = mutation::active(Mutation::JointLeftEarly);
+        let committed = early || self.membership_index() <= self.commit;
         if !opened || !committed || !self.membership().is_joint() || leader.transfer.is_some() {
             return;
         }

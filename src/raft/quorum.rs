@@ -30,7 +30,7 @@ pub(super) fn agreed(membership: &Membership, reached: impl Fn(NodeId) -> Index)
         return agreed_in(&membership.members().keys().copied().collect(), &reached);
     }
     let incoming = agreed_in(membership.voters(), &reached);
-    if membership.is_joint() {
+    if membership.is_joint() && !mutation::active(Mutation::JointHalfCommits) {
         incoming.min(agreed_in(membership.outgoing(), &reached))
     } else {
         incoming
@@ -45,7 +45,7 @@ pub(super) fn is_quorum(membership: &Membership, counts: impl Fn(NodeId) -> bool
 /// How a vote stands when `vote` yields what each voter answered so far.
 pub(super) fn tally(membership: &Membership, vote: impl Fn(NodeId) -> Option<bool>) -> Tally {
     let incoming = tally_in(membership.voters(), &vote);
-    if !membership.is_joint() {
+    if !membership.is_joint() || mutation::active(Mutation::JointHalfElects) {
         return incoming;
     }
     match (incoming, tally_in(membership.outgoing(), &vote)) {

@@ -17,7 +17,7 @@ use crate::faults::Faults;
 use crate::network::{Behaviour, Network};
 use crate::node::Node;
 use crate::oracle::Oracle;
-use crate::run::Plan;
+use crate::run::{Lean, Plan};
 use crate::trace::{Trace, brief};
 use crate::workload::Workload;
 
@@ -92,17 +92,27 @@ impl Cluster {
     pub fn new(plan: Plan, trace: Trace) -> Self {
         let seed = plan.seed;
         let mut rng = Rng::new(seed);
-        let voters = [1, 2, 3, 3, 3, 3, 4, 5][rng.below(8) as usize];
-        let learners = rng.below(2);
+        let mut voters = [1, 2, 3, 3, 3, 3, 4, 5][rng.below(8) as usize];
+        if plan.lean == Lean::Elections || plan.lean == Lean::Leases {
+            voters = voters.max(3);
+        }
+        let mut learners = rng.below(2);
+        if let Some(measured) = plan.learners {
+            (voters, learners) = (3, measured);
+        }
         let drift = if rng.chance(1, 2) { crate::clocks::DRIFT_PPM_MAX } else { 100 };
         let ids: Vec<NodeId> = (1..=voters + learners).map(NodeId).collect();
-        let options = draw_options(&mut rng);
+        let mut options = draw_options(plan.lean, &mut rng);
+        if plan.learners.is_some() {
+            options = Options::default();
+        }
         let clock = |rng: &mut Rng| Clock::new(drift, rng);
         let host = |&id: &NodeId| Node::new(id, format!("n{id}"), clock(&mut rng));
         let nodes: Vec<Node> = ids.iter().map(host).collect();
-        let network = Network::new(Behaviour::draw(&mut rng));
-        let faults = Faults::draw(&mut rng);
-        let workload = Workload::draw(&mut rng, nodes.len());
+        let network = Network::new(Behaviour::draw(plan.lean, &mut rng));
+        let faults = Faults::draw(plan.lean, &mut rng);
+        let workload = Workload::draw(plan.lean, &mut rng, nodes.len());
+        let measured = plan.learners.is_some();
         let mut cluster = Self {
             now: 0,
             nodes,
@@ -122,13 +132,27 @@ impl Cluster {
             disk_latency_max: 200 + rng.below(20_000),
             rng,
         };
+        cluster.oracle.configs.begin(&cluster.genesis.membership);
         cluster.say(format!("seed {seed}: {voters} voters, {learners} learners"));
         for node in 0..cluster.nodes.len() {
             cluster.start(node);
         }
-        cluster.begin_clients();
-        cluster.plan(500_000, Happening::Fault);
+        if measured {
+            cluster.be_quiet();
+        } else {
+            cluster.begin_clients();
+            cluster.plan(500_000, Happening::Fault);
+        }
         cluster
+    }
+
+    /// Only what the nodes do of themselves, in a good network, with the options of a daemon.
+    fn be_quiet(&mut self) {
+        self.network.heal();
+        self.disk_latency_max = 1_000;
+        self.workload.over = true;
+        self.workload.watchers.clear();
+        self.oracle.light = true;
     }
 
     /// Does something with chances of its own, so that leaving it out changes nothing else.
@@ -159,6 +183,7 @@ impl Cluster {
             let ((at, _), happening) = entry.remove_entry();
             self.now = at;
             self.steps += 1;
+            self.trace.drawn(self.faults.drawn, self.workload.begun);
             self.happen(happening);
         }
         self.now = end;
@@ -370,11 +395,13 @@ impl Cluster {
         let Some(process) = &mut self.nodes[node].process else { return };
         process.poll_planned = false;
         let actions = process.replica.poll(now);
-        quorumd::raft::check(process.replica.raft());
-        let disks: BTreeMap<NodeId, &crate::shadow::Shadow> =
-            self.nodes.iter().map(|host| (host.id, &host.durable)).collect();
-        let process = self.nodes[node].process.as_ref().expect("it was polled");
-        self.oracle.polled(id, life, process.replica.raft(), &disks);
+        if !self.oracle.light {
+            quorumd::raft::check(process.replica.raft());
+        }
+        let nodes = &self.nodes;
+        let disk = |id| nodes.iter().find(|host| host.id == id).map(|host| &host.durable);
+        let process = nodes[node].process.as_ref().expect("it was polled");
+        self.oracle.polled(id, life, process.replica.raft(), disk);
         {
             let view = crate::workload::read(&process.view);
             self.oracle.truth.applied(id, &view.machine);
@@ -439,6 +466,7 @@ impl Cluster {
         self.oracle.sends(&message, &host.durable, &process.issued, process.replica.raft());
         let peer = self.nodes.iter().position(|host| host.id == to).expect("members only");
         let mut buffer = BytesMut::from(&encode_frame(&message)[..]);
+        self.network.count(node, peer, buffer.len() as u64);
         let decoded = FrameDecoder::new().next(&mut buffer).expect("a frame is whole");
         let decoded = decoded.expect("what was encoded can be decoded");
         crate::ensure!(decoded == message && buffer.is_empty(), "wire_faithful", "{message:?}");
@@ -455,17 +483,23 @@ impl Cluster {
     }
 }
 
-fn draw_options(rng: &mut Rng) -> Options {
+fn draw_options(lean: Lean, rng: &mut Rng) -> Options {
     let mut options = Options::default();
     // Short ones make many leaders.
     let longest = if rng.chance(1, 2) { 400 } else { 1_000 };
-    options.raft.election_timeout = Span::from_millis(rng.between(150, longest));
+    let timeout = match lean {
+        Lean::Elections => rng.between(100, 200),
+        // As long as a lease: its holder may believe for longer than the election of another takes.
+        Lean::Leases => rng.between(600, 1_000),
+        Lean::Nothing | Lean::Restarts => rng.between(150, longest),
+    };
+    options.raft.election_timeout = Span::from_millis(timeout);
     options.raft.heartbeat_interval = options.raft.election_timeout.divided_by(6);
     options.resend_interval = Span::from_millis(rng.between(100, 600));
     options.save_after_entries = rng.between(10, 80);
     options.save_interval = Span::from_millis(rng.between(500, 5_000));
     options.cut_entries_min = rng.between(5, 100);
-    options.history_revisions = rng.between(20, 500);
+    options.history_revisions = if rng.chance(1, 2) { rng.between(3, 30) } else { 300 };
     options
 }
 

@@ -6,6 +6,7 @@ use quorumd::base::Rng;
 use quorumd::replica::Event;
 
 use crate::cluster::{Cluster, Happening};
+use crate::run::Lean;
 
 /// The kinds of faults of one run, each more or less likely.
 #[derive(Clone, Debug)]
@@ -84,14 +85,42 @@ const KINDS: [Kind; 17] = [
 
 impl Faults {
     /// Which there are, and how often.
-    pub fn draw(rng: &mut Rng) -> Self {
+    pub fn draw(lean: Lean, rng: &mut Rng) -> Self {
         let often = rng.between(2, 4);
-        let kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.chance(1, often)).collect();
+        let drawn: Vec<Kind> = KINDS.into_iter().filter(|_| rng.chance(1, often)).collect();
         let longest = if rng.chance(1, 2) { 2_500_000 } else { 700_000 };
+        let kinds = match lean {
+            Lean::Elections => vec![
+                Kind::CrashLeader,
+                Kind::Disconnect,
+                Kind::IsolateLeader,
+                Kind::OneWay,
+                Kind::Partition,
+                Kind::PauseLeader,
+                Kind::SlowLinks,
+            ],
+            Lean::Leases => vec![
+                Kind::Disconnect,
+                Kind::Isolate,
+                Kind::IsolateLeader,
+                Kind::PauseLeader,
+                Kind::SlowLinks,
+            ],
+            Lean::Nothing => drawn,
+            Lean::Restarts => vec![
+                Kind::Crash,
+                Kind::CrashAll,
+                Kind::CrashLeader,
+                Kind::DiskFails,
+                Kind::DiskSlow,
+                Kind::Shutdown,
+            ],
+        };
+        let longest = if lean == Lean::Nothing { longest } else { 700_000 };
         Self {
             kinds,
             pause_between: rng.between(200_000, longest),
-            short: rng.chance(1, 2),
+            short: rng.chance(1, 2) || lean == Lean::Elections,
             over: false,
             rng: rng.fork(),
             drawn: 0,

@@ -20,12 +20,14 @@ mod faults;
 mod links;
 mod lockers;
 mod many;
+mod measure;
 mod mutants;
 mod network;
 mod node;
 mod oracle;
 mod run;
 mod shadow;
+mod shrink;
 mod trace;
 mod workload;
 
@@ -43,7 +45,7 @@ macro_rules! ensure {
 }
 
 /// Seeds of every test run.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 /// Seeds that no test run has had before.
 const FRESH_SEEDS: u64 = 3;
 
@@ -104,14 +106,27 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
-/// Shows all of one seed: `QUORUMD_SIM_SEED=7 cargo test --test sim replay -- --nocapture`.
+/// Shows all of one seed: `QUORUMD_SIM_SEED=7 cargo test --test sim replay -- --nocapture`; of a
+/// part of it with `QUORUMD_SIM_WITHOUT`, with a deliberate error with `QUORUMD_SIM_MUTATION`, and
+/// the shortest form of a failure that is found, with its end only, with `QUORUMD_SIM_SHRINK=1`.
 #[test]
 fn replay() {
     let Some(seed) = number("QUORUMD_SIM_SEED") else { return };
-    let (result, trace) = many::run_plan(&run::Plan::of(seed), true);
-    eprintln!("{}", trace.text());
+    match mutants::chosen() {
+        Some(mutation) => mutation.with(|| show(seed)),
+        None => show(seed),
+    }
+}
+
+fn show(seed: u64) {
+    let without = std::env::var("QUORUMD_SIM_WITHOUT").unwrap_or_default();
+    let mut plan = shrink::plan(seed, &without);
+    plan.lean = mutants::lean().unwrap_or_default();
+    let shrink = std::env::var_os("QUORUMD_SIM_SHRINK").is_some();
+    let (result, trace) = many::run_plan(&plan, !shrink);
     match result {
-        Ok(report) => eprintln!("seed {seed} holds: {report:?}"),
-        Err(failure) => panic!("{}", failure.message),
+        Ok(report) => eprintln!("{}seed {seed} holds: {report}", trace.text()),
+        Err(failure) if shrink => many::fail(failure),
+        Err(failure) => panic!("{}{}", trace.text(), failure.message),
     }
 }

@@ -8,13 +8,18 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::run::{self, Plan, Report};
+use crate::shrink;
 use crate::trace::Trace;
 
 /// A run in which something did not hold.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Its seed.
-    pub seed: u64,
+    /// What was run.
+    pub plan: Plan,
+    /// How many faults were drawn until then.
+    pub faults: u64,
+    /// How many steps of callers were begun.
+    pub begun: u64,
     /// The property, or where an assertion of the product stands.
     pub name: String,
     /// All that was said.
@@ -51,7 +56,8 @@ pub fn run_plan(plan: &Plan, keep_all: bool) -> (Result<Report, Failure>, Trace)
         let message = message.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned()));
         let message = message.unwrap_or_default();
         let name = name_of(&message, &PLACE.take());
-        Failure { seed: plan.seed, name, message, trace: trace.text() }
+        let (faults, begun) = trace.counts();
+        Failure { plan: plan.clone(), faults, begun, name, message, trace: trace.text() }
     });
     (result, trace)
 }
@@ -110,17 +116,26 @@ pub fn run_all(seeds: &[u64]) -> Report {
     for result in results {
         match result {
             Ok(report) => total.add(&report),
-            Err(failure) => fail(&failure),
+            Err(failure) => fail(failure),
         }
     }
     eprintln!("{count} seeds in {:.1} s: {total}", started.elapsed().as_secs_f64());
     total
 }
 
-/// Shows a failure and ends the test.
-pub fn fail(failure: &Failure) -> ! {
-    eprintln!("{}", failure.trace);
-    eprintln!("seed {} failed; to see all of it:", failure.seed);
-    eprintln!("QUORUMD_SIM_SEED={} cargo test --test sim replay -- --nocapture", failure.seed);
-    panic!("seed {}: {}", failure.seed, failure.message);
+/// Shows the shortest form of a failure that is found, and ends the test.
+pub fn fail(failure: Failure) -> ! {
+    eprintln!("seed {} fails: {}", failure.plan.seed, failure.message);
+    let shorter = shrink::shrink(failure);
+    let (seed, without) = (shorter.plan.seed, shrink::left_out(&shorter.plan));
+    eprintln!("{}", shorter.trace);
+    eprintln!("seed {seed} fails; to see all of it, or all of a shorter form:");
+    eprintln!("QUORUMD_SIM_SEED={seed} cargo test --test sim replay -- --nocapture");
+    if !without.is_empty() {
+        eprintln!(
+            "QUORUMD_SIM_SEED={seed} QUORUMD_SIM_WITHOUT=\"{without}\" cargo test --test sim replay \
+             -- --nocapture"
+        );
+    }
+    panic!("seed {seed}: {}", shorter.message);
 }

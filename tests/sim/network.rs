@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorumd::base::Rng;
 
+use crate::run::Lean;
+
 /// How the network behaves in one run.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
@@ -23,8 +25,12 @@ pub struct Behaviour {
 
 impl Behaviour {
     /// Some networks are good, some are bad.
-    pub fn draw(rng: &mut Rng) -> Self {
+    pub fn draw(lean: Lean, rng: &mut Rng) -> Self {
         let bad = rng.chance(2, 3);
+        if lean == Lean::Elections {
+            let (drop, duplicate, slow) = (rng.below(60), 60, 50 + rng.below(150));
+            return Self { drop, duplicate, slow, delay_max: 200 + rng.below(20_000) };
+        }
         let upto = |rng: &mut Rng, most| if bad { rng.below(most) } else { 0 };
         Self {
             drop: upto(rng, 120),
@@ -43,12 +49,14 @@ pub struct Network {
     up: BTreeSet<(usize, usize)>,
     cut: BTreeSet<(usize, usize)>,
     slow: BTreeMap<(usize, usize), u64>,
+    traffic: BTreeMap<usize, [u64; 4]>,
 }
 
 impl Network {
     /// A network without a link.
     pub fn new(behaviour: Behaviour) -> Self {
-        Self { behaviour, up: BTreeSet::new(), cut: BTreeSet::new(), slow: BTreeMap::new() }
+        let (up, cut, slow, traffic) = Default::default();
+        Self { behaviour, up, cut, slow, traffic }
     }
 
     /// All faults end.
@@ -92,6 +100,20 @@ impl Network {
     /// The link is gone. True when it was up.
     pub fn set_down(&mut self, from: usize, to: usize) -> bool {
         self.up.remove(&(from, to))
+    }
+
+    /// A message of so many bytes was sent.
+    pub fn count(&mut self, from: usize, to: usize, bytes: u64) {
+        for (node, first) in [(from, 0), (to, 2)] {
+            let traffic = self.traffic.entry(node).or_default();
+            traffic[first] += 1;
+            traffic[first + 1] += bytes;
+        }
+    }
+
+    /// Messages and bytes that a node sent, and that were sent to it.
+    pub fn traffic(&self, node: usize) -> [u64; 4] {
+        self.traffic.get(&node).copied().unwrap_or_default()
     }
 
     /// After how many microseconds each copy of a message arrives.

@@ -13,6 +13,7 @@ use quorumd::storage::LogBatch;
 use quorumd::wire::PeerMessage;
 
 use crate::invariants::committed_kept::CommittedKept;
+use crate::invariants::config_safety::ConfigSafety;
 use crate::invariants::durable_before_send;
 use crate::invariants::election_safety::ElectionSafety;
 use crate::invariants::histories::Histories;
@@ -31,6 +32,8 @@ use crate::shadow::Shadow;
 /// Everything that is known about a run.
 #[derive(Debug, Default)]
 pub struct Oracle {
+    /// Looks only at what is committed: for clusters of hundreds.
+    pub light: bool,
     /// Who led.
     pub elections: ElectionSafety,
     votes: VoteUnique,
@@ -40,6 +43,8 @@ pub struct Oracle {
     pub order: Order,
     /// Whom everybody follows.
     pub followed: ReadConfirmed,
+    /// Who the members are.
+    pub configs: ConfigSafety,
     store: StoreModel,
     locks: LockOrder,
     /// What is committed.
@@ -79,6 +84,7 @@ impl Oracle {
                 "n{node} writes {} behind nothing",
                 entry.index
             );
+            self.configs.appended(node, entry, raft, &self.committed);
             self.logs.appended(node, previous.unwrap_or_default(), entry);
             self.committed.appended(node, issued.term_at(entry.index), entry);
             issued.apply(&LogBatch { entries: vec![vec![entry.clone()]], ..LogBatch::default() });
@@ -115,17 +121,18 @@ impl Oracle {
         }
     }
 
-    /// A node was polled. `disks` is what each member's disk holds.
-    pub fn polled(
+    /// A node was polled. `disk` is what a member's disk holds.
+    pub fn polled<'a>(
         &mut self,
         node: NodeId,
         life: u64,
         raft: &Raft,
-        disks: &BTreeMap<NodeId, &Shadow>,
+        disk: impl Fn(NodeId) -> Option<&'a Shadow>,
     ) {
         self.votes.term(node, raft.term());
         if raft.role() == Role::Leader && self.elections.leads(node, raft.term()) {
             self.committed.leads(node, raft.term(), raft);
+            self.votes.leads(node, raft.term(), raft.membership());
         }
         let (mut looked, before) = self.looked.get(&node).copied().unwrap_or_default();
         if before != life {
@@ -139,6 +146,7 @@ impl Oracle {
             let Some(entry) = raft.entry(looked) else { continue };
             if self.committed.commits(node, entry) {
                 news = true;
+                self.configs.committed(entry);
                 if let Some((command, applied)) = self.truth.committed(entry) {
                     self.store.applied(entry, &command, &applied);
                     self.locks.applied(entry, &command, &applied, self.truth.machine());
@@ -146,7 +154,9 @@ impl Oracle {
             }
         }
         self.looked.insert(node, (looked.max(commit), life));
-        progress_true::check(raft, |member| disks.get(&member).copied());
+        if !self.light {
+            progress_true::check(raft, &disk);
+        }
         if news {
             let leads = raft.role() == Role::Leader;
             let found = raft.term_at(commit);
@@ -159,10 +169,10 @@ impl Oracle {
                 raft.term()
             );
             let term = raft.term_at(commit);
-            let holds =
-                |shadow: &&&Shadow| shadow.term_at(commit) == term || shadow.cut.0 >= commit;
-            let holders = disks.iter().filter(|(_, shadow)| holds(shadow)).map(|(&id, _)| id);
-            self.committed.on_disks(commit, &holders.collect(), raft.membership().voters());
+            let holds = |member: NodeId| {
+                disk(member).is_some_and(|d| d.term_at(commit) == term || d.cut.0 >= commit)
+            };
+            self.committed.on_disks(commit, holds, raft.membership());
         }
     }
 

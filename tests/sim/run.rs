@@ -10,11 +10,29 @@ use crate::invariants::histories::Asked;
 use crate::trace::Trace;
 use crate::workload::{Purpose, read};
 
+/// What a run leans towards: aimed at one kind of mistake, for the deliberate ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lean {
+    /// Leaders lose their followers, or their time, again and again, under load.
+    Elections,
+    /// Leaders are cut off together with holders of short leases.
+    Leases,
+    /// Everything is as the seed has it.
+    #[default]
+    Nothing,
+    /// Processes crash and come back, on slow disks.
+    Restarts,
+}
+
 /// What is run: a seed, and what of it is left out to find out what matters.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Decides everything.
     pub seed: u64,
+    /// What it leans towards.
+    pub lean: Lean,
+    /// Nothing but three voters and so many learners: to measure them.
+    pub learners: Option<u64>,
     /// Faults that do not happen, by their number.
     pub without_faults: BTreeSet<u64>,
     /// Things that callers do not begin, by their number.
@@ -24,7 +42,12 @@ pub struct Plan {
 impl Plan {
     /// All of a seed.
     pub fn of(seed: u64) -> Self {
-        Self { seed, ..Self::default() }
+        Self::leaning(Lean::Nothing, seed)
+    }
+
+    /// All of a seed, aimed.
+    pub fn leaning(lean: Lean, seed: u64) -> Self {
+        Self { seed, lean, ..Self::default() }
     }
 }
 
@@ -161,7 +184,10 @@ impl Cluster {
         for (watcher, place) in &mut self.workload.watchers {
             let host = &self.nodes[place.unwrap_or(0)];
             let process = host.process.as_ref().expect("all were started");
-            watcher.read(&read(&process.view), &self.oracle.truth, 10_000);
+            // It may find that it has fallen behind, and begin anew.
+            for _ in 0..3 {
+                watcher.read(&read(&process.view), &self.oracle.truth, 10_000);
+            }
             watcher.check_end(&self.oracle.truth);
         }
     }

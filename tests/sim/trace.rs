@@ -21,6 +21,7 @@ struct Inner {
     lines: VecDeque<String>,
     keep_all: bool,
     count: u64,
+    drawn: (u64, u64),
 }
 
 impl Trace {
@@ -39,6 +40,16 @@ impl Trace {
         }
         inner.lines.push_back(format!("{:>6}.{:06} {text}", now / 1_000_000, now % 1_000_000));
         inner.count += 1;
+    }
+
+    /// So many faults were drawn, and so many steps of callers begun.
+    pub fn drawn(&self, faults: u64, begun: u64) {
+        self.inner.borrow_mut().drawn = (faults, begun);
+    }
+
+    /// How many faults were drawn and steps of callers begun.
+    pub fn counts(&self) -> (u64, u64) {
+        self.inner.borrow().drawn
     }
 
     /// How many lines there were.

@@ -19,6 +19,7 @@ use crate::cluster::{Cluster, Happening};
 use crate::invariants::histories::Asked;
 use crate::invariants::watch_complete::Watcher;
 use crate::lockers::Locker;
+use crate::run::Lean;
 
 /// All callers of one run.
 #[derive(Debug)]
@@ -106,14 +107,17 @@ pub fn read(view: &RwLock<View>) -> RwLockReadGuard<'_, View> {
 
 impl Workload {
     /// Who there is.
-    pub fn draw(rng: &mut Rng, nodes: usize) -> Self {
+    pub fn draw(lean: Lean, rng: &mut Rng, nodes: usize) -> Self {
         let client = |locker| Client { waits: false, locker, seen: BTreeMap::new(), again: None };
         let mut clients: Vec<Client> = (0..rng.between(1, 5)).map(|_| client(None)).collect();
-        clients.extend((0..rng.below(4)).map(|_| client(Some(Locker::default()))));
+        let lockers = if lean == Lean::Leases { rng.between(3, 6) } else { rng.below(4) };
+        clients.extend((0..lockers).map(|_| client(Some(Locker::default()))));
         let watcher = |rng: &mut Rng| {
             let prefixes: [&[u8]; 4] = [b"k", b"k1", b"_locks/", b"_"];
             let prefix = prefixes[rng.below(4) as usize];
-            (Watcher::new(prefix, rng.chance(1, 2)).begin_at(rng.below(40)), None)
+            let pace = [1, 1, 10, 100][rng.below(4) as usize];
+            let watcher = Watcher::new(prefix, rng.chance(1, 2)).slower(pace);
+            (watcher.begin_at(rng.below(40)), None)
         };
         let longest = if rng.chance(1, 3) { 20_000 } else { 200_000 };
         Self {
@@ -122,8 +126,8 @@ impl Workload {
             pending: BTreeMap::new(),
             over: false,
             keys: rng.between(1, 5),
-            locks: rng.between(1, 4),
-            think_max: rng.between(10_000, longest),
+            locks: if lean == Lean::Leases { 1 } else { rng.between(1, 4) },
+            think_max: rng.between(10_000, if lean == Lean::Elections { 20_000 } else { longest }),
             numbered: 0,
             rng: rng.fork(),
             begun: 0,
@@ -417,7 +421,7 @@ impl Cluster {
                 watcher.disconnected();
                 *place = None;
             }
-            if *place == Some(node) && self.rng.chance(3, 4) {
+            if *place == Some(node) && self.rng.chance(3, 4 * watcher.pace) {
                 let most = 1 + self.rng.below(6) as usize;
                 watcher.read(&view, &self.oracle.truth, most);
             }

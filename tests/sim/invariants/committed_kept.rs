@@ -1,10 +1,8 @@
 //! A committed entry is on a quorum of disks (R10), is in the log of every later leader (R7) and is
 //! never replaced (R11; Raft paper, 5.4).
 
-use std::collections::BTreeSet;
-
 use quorumd::base::{Index, NodeId, Term};
-use quorumd::raft::{Entry, Raft};
+use quorumd::raft::{Entry, Membership, Raft};
 
 /// All that was ever committed, by anyone.
 #[derive(Debug, Default)]
@@ -41,14 +39,16 @@ impl CommittedKept {
         false
     }
 
-    /// The newest committed index is on these disks.
-    pub fn on_disks(&self, index: Index, holders: &BTreeSet<NodeId>, voters: &BTreeSet<NodeId>) {
-        let count = holders.intersection(voters).count();
-        crate::ensure!(
-            count > voters.len() / 2,
-            "committed_on_quorum",
-            "{index} is committed and on the disks of {holders:?} only"
-        );
+    /// The newest committed index is on enough disks.
+    pub fn on_disks(&self, index: Index, holds: impl Fn(NodeId) -> bool, members: &Membership) {
+        for half in [members.voters(), members.outgoing()] {
+            let holders: Vec<NodeId> = half.iter().copied().filter(|node| holds(*node)).collect();
+            crate::ensure!(
+                half.is_empty() || holders.len() > half.len() / 2,
+                "committed_on_quorum",
+                "{index} is committed and on the disks of {holders:?} only, of {half:?}"
+            );
+        }
     }
 
     /// A node whose log holds `held` there writes `entry`. A deposed leader may append where others

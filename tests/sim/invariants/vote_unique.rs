@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use quorumd::base::{NodeId, Term};
-use quorumd::raft::{Body, Campaign, HardState, Message};
+use quorumd::raft::{Body, Campaign, HardState, Membership, Message};
 
 /// The terms and votes that nodes have shown.
 #[derive(Debug, Default)]
@@ -20,6 +20,20 @@ impl VoteUnique {
         let known = self.terms.entry(node).or_default();
         crate::ensure!(*known <= term, "term_monotone", "n{node} goes from {known} to {term}");
         *known = term;
+    }
+
+    /// A node leads from now on: a quorum of each half of the members has voted for it (R1, R14).
+    pub fn leads(&self, node: NodeId, term: Term, membership: &Membership) {
+        let voted =
+            |voter: &&NodeId| **voter == node || self.votes.get(&(**voter, term)) == Some(&node);
+        for half in [membership.voters(), membership.outgoing()] {
+            let votes: Vec<&NodeId> = half.iter().filter(voted).collect();
+            crate::ensure!(
+                half.is_empty() || votes.len() > half.len() / 2,
+                "elected_by_quorum",
+                "n{node} leads term {term} by the votes of {votes:?} of {half:?}"
+            );
+        }
     }
 
     /// A node hands out what it will remember of its votes.

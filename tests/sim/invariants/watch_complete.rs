@@ -19,6 +19,8 @@ pub struct Watcher {
     position: Option<Revision>,
     /// Nothing before this is wanted; it may lie in the future (W7).
     begin: Revision,
+    /// It reads so many times less often than it could.
+    pub pace: u64,
     /// How many revisions were delivered.
     pub delivered: u64,
     /// How often it was told that it cannot be sent everything.
@@ -35,6 +37,7 @@ impl Watcher {
             cursor: None,
             position: None,
             begin: Revision(0),
+            pace: 1,
             delivered: 0,
             refused: 0,
         }
@@ -44,6 +47,11 @@ impl Watcher {
     pub fn begin_at(self, begin: u64) -> Self {
         let begin = if self.initial || begin < 20 { Revision(0) } else { Revision(begin) };
         Self { begin, ..self }
+    }
+
+    /// One that is slow.
+    pub fn slower(self, pace: u64) -> Self {
+        Self { pace, ..self }
     }
 
     /// Its node is gone.
