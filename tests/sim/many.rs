@@ -133,8 +133,8 @@ pub fn fail(failure: Failure) -> ! {
     eprintln!("QUORUMD_SIM_SEED={seed} cargo test --test sim replay -- --nocapture");
     if !without.is_empty() {
         eprintln!(
-            "QUORUMD_SIM_SEED={seed} QUORUMD_SIM_WITHOUT=\"{without}\" cargo test --test sim replay \
-             -- --nocapture"
+            "QUORUMD_SIM_WITHOUT=\"{without}\" QUORUMD_SIM_SEED={seed} cargo test --test sim \
+             replay -- --nocapture"
         );
     }
     panic!("seed {seed}: {}", shorter.message);

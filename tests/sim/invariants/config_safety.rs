@@ -1,6 +1,7 @@
 //! Configurations follow each other so that any two that can decide have a node in common (R14;
 //! dissertation 4.1 and 4.3; RELIABILITY D1 to D3): one at a time, after an entry of the leader's
-//! own term, and more than one voter only by way of a joint one that is committed before it is left.
+//! own term, and more than one voter only by way of a joint one that is committed before it is
+//! left.
 //!
 //! That the newest configuration of a log is the one in force is checked by `quorumd::raft::check`.
 
