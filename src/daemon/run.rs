@@ -212,6 +212,8 @@ async fn operate(
     let grace = Duration::from_micros(config.shutdown_grace.as_micros());
     let deadline = Instant::now() + grace;
     let orderly = async {
+        // The others have another leader before anything of this one ends.
+        node.give_way(config.replica_options().raft.election_timeout).await;
         node.drain();
         // A server that has ended by itself needs no telling.
         let _ = stop.send(());

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::{oneshot, watch};
 
 use crate::base::{Index, Instant, LeaseId, Revision, Span, Token, limits};
+use crate::node::clock::duration;
 use crate::node::error::Ended;
 use crate::node::hub::Hub;
 use crate::node::mailbox::{Answer, Mail, Mailbox};
 use crate::node::{Clock, Follower, NodeStatus, Topic, Watcher};
+use crate::raft::Role;
 use crate::replica::{Event, Fence, Promise, RequestError, Ticket, UnavailableReason, View};
 use crate::state::{IdempotencyKey, Operation, Outcome, QueueName, Refusal};
 use crate::watch::{Cursor, RenderCache, WatchError, WatchRequest};
@@ -197,6 +199,25 @@ impl Node {
     /// Whether [`drain`](Self::drain) was called.
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Hands the lead over, if this node leads and somebody else can; resolves when it has happened,
+    /// or `within` has passed. Cancel-safe.
+    pub async fn give_way(&self, within: Span) {
+        self.pursue(Event::GiveWay);
+        let mut changes = self.follow(Topic::Status);
+        let gone = async {
+            loop {
+                let status = self.status();
+                let voters = status.replica.members.iter().filter(|member| member.voter).count();
+                if status.replica.role != Role::Leader || voters < 2 {
+                    return;
+                }
+                changes.changed().await;
+            }
+        };
+        // Whoever waits goes on without it.
+        let _ = tokio::time::timeout(duration(within), gone).await;
     }
 
     /// Stops the threads and waits for them. What was written stays; what was not acknowledged may

@@ -23,6 +23,9 @@ pub(super) struct Cluster {
     pub(super) answers: BTreeMap<(NodeId, Ticket), Result<Outcome, RequestError>>,
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) paused: BTreeSet<NodeId>,
+    /// How long the writes of these take.
+    pub(super) slow: BTreeMap<NodeId, Span>,
+    disks: VecDeque<(Instant, NodeId, Event)>,
     network: VecDeque<(NodeId, NodeId, PeerMessage)>,
     tickets: u64,
 }
@@ -40,6 +43,8 @@ impl Cluster {
             answers: BTreeMap::new(),
             cut: BTreeSet::new(),
             paused: BTreeSet::new(),
+            slow: BTreeMap::new(),
+            disks: VecDeque::new(),
             network: VecDeque::new(),
             tickets: 0,
         };
@@ -61,6 +66,7 @@ impl Cluster {
     /// Delivers everything until nothing is left to do at this instant.
     pub(super) fn settle(&mut self) {
         loop {
+            self.finish_writes();
             let nodes: Vec<NodeId> = self.replicas.keys().copied().collect();
             for node in nodes {
                 if !self.paused.contains(&node) {
@@ -74,6 +80,17 @@ impl Cluster {
             let now = self.clocks();
             let replica = self.replicas.get_mut(&to).expect("messages go to members");
             replica.handle(now, Event::PeerMessage { from, message });
+        }
+    }
+
+    fn finish_writes(&mut self) {
+        let now = self.clocks();
+        let (done, rest) = std::mem::take(&mut self.disks)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|(at, ..)| *at <= now.instant);
+        self.disks = rest;
+        for (_, node, event) in done {
+            self.replicas.get_mut(&node).expect("only members write").handle(now, event);
         }
     }
 
@@ -94,7 +111,12 @@ impl Cluster {
                     Action::Published(_) => {}
                     Action::Save(_) => completed.push(Event::Saved),
                     Action::Send { to, message } => self.network.push_back((node, to, message)),
-                    Action::Write { token, .. } => completed.push(Event::Written(token)),
+                    Action::Write { token, .. } => match self.slow.get(&node) {
+                        Some(&takes) => {
+                            self.disks.push_back((self.now + takes, node, Event::Written(token)));
+                        }
+                        None => completed.push(Event::Written(token)),
+                    },
                 }
             }
             if completed.is_empty() {
@@ -115,6 +137,8 @@ impl Cluster {
             self.settle();
             let running = self.replicas.iter().filter(|(node, _)| !self.paused.contains(node));
             let next = running.filter_map(|(_, replica)| replica.next_deadline()).min();
+            let written = self.disks.iter().map(|(at, ..)| *at).min();
+            let next = next.into_iter().chain(written).min();
             match next {
                 Some(next) if next <= end => {
                     stuck = if next > self.now { 0 } else { stuck + 1 };

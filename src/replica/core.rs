@@ -20,6 +20,7 @@ use crate::replica::reads::Reads;
 use crate::replica::requests::Requests;
 use crate::replica::retention::Retention;
 use crate::replica::standing::Standing;
+use crate::replica::transfer::Transfer;
 use crate::replica::{
     Action, Event, MemberStatus, Now, Options, Published, ReplicaStatus, RequestError, Roster,
     Ticket, UnavailableReason, View,
@@ -71,6 +72,7 @@ pub struct Replica {
     pub(super) caught_up: bool,
     pub(super) disk: DiskSpace,
     pub(super) divergence: Divergence,
+    pub(super) transfer: Transfer,
     pub(super) draining: bool,
     /// An entry could not be understood: nothing is applied any more, and the owner ends the
     /// process.
@@ -121,6 +123,7 @@ impl Replica {
                 self.disk.low = low;
             }
             Event::Drain => self.draining = true,
+            Event::GiveWay => self.transfer.leave(),
             Event::EndLeases(leases) => {
                 self.requests.pursue(Operation::RevokeLeases { leases }, at);
             }
@@ -176,6 +179,8 @@ impl Replica {
         loop {
             self.notice_leadership(at);
             self.tell_digest(at);
+            self.tell_disk(at);
+            self.give_way(at);
             self.propose_own(now);
             self.route_requests(now);
             self.route_keepalives(at);
@@ -307,7 +312,7 @@ impl Replica {
     fn peer_message(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
         match message {
             PeerMessage::Digest(report) => self.digest_reported(now, from, report),
-            PeerMessage::Disk(_) => {}
+            PeerMessage::Disk(report) => self.disk_reported(now, from, report),
             PeerMessage::Diverged(expected) => self.digest_contradicted(now, from, expected),
             PeerMessage::Forward { commands } => self.take_forwarded(from, &commands),
             PeerMessage::ForwardRefused { requests, reason } => {

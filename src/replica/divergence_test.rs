@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use crate::base::{Boot, Epoch, Index, NodeId, RequestId, Rng, Sequence, Span, Term, WallMillis};
-use crate::raft::{Entry, HardState, Membership, Payload};
+use crate::raft::{Entry, HardState, Membership, Payload, Role};
 use crate::replica::cluster_test::{Cluster, blank_log, lease, put};
 use crate::replica::{
     Event, Options, PromiseState, Recovery, Replica, RequestError, Ticket, UnavailableReason,
@@ -218,4 +218,30 @@ fn words_that_are_late_repeated_or_of_nobody_change_nothing() {
     cluster.event(leader, Event::PeerMessage { from: node, message });
     cluster.settle();
     assert!(fenced(&cluster).is_empty(), "its own notes contradict");
+}
+
+/// The leader is the one that is astray: it learns that from the digests of the others, and they
+/// have another leader.
+#[test]
+fn a_leader_that_went_astray_hands_over() {
+    for astray in 1..=3 {
+        let mut cluster = cluster(3, &[], &[astray]);
+        let leader = cluster.elect();
+        if leader != NodeId(astray) {
+            continue;
+        }
+        let other = cluster.another_than(leader);
+        let term = cluster.replicas[&leader].raft().term();
+        write_past_an_agreed_index(&mut cluster, other);
+        assert_eq!(fenced(&cluster), [astray]);
+        let next = cluster.leader().expect("there is another");
+        assert!(next != leader, "a fenced node must not lead");
+        assert_eq!(cluster.replicas[&next].raft().term(), term.next(), "without a contest");
+        assert_eq!(cluster.replicas[&leader].raft().role(), Role::Follower);
+        let write = cluster.submit(other, put("x", "v"), TIMEOUT);
+        cluster.settle();
+        assert!(matches!(cluster.answer(other, write), Some(Ok(_))));
+        return;
+    }
+    panic!("no leader was astray");
 }

@@ -47,6 +47,8 @@ pub enum Event {
         /// When to give up.
         deadline: Instant,
     },
+    /// The process is about to stop: hand the lead over, if this node leads or ever will.
+    GiveWay,
     /// Whoever stood here has gone: leave the queue, as soon as a leader can be reached.
     LeaveQueue {
         /// Which queue.

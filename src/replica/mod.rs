@@ -65,6 +65,9 @@ mod script_test;
 mod standing;
 mod status;
 mod survivor;
+mod transfer;
+#[cfg(test)]
+mod transfer_test;
 mod view;
 
 pub use action::{Action, Published};

@@ -29,6 +29,14 @@ pub struct Options {
     /// Members compare the digests of their states after each entry whose index is a multiple of
     /// this. The same on all members, or they compare less often than they could.
     pub digest_every: u64,
+    /// A leader whose writes of the log take this long...
+    pub slow_disk: Span,
+    /// ...for this long gives way to a voter with a much faster disk...
+    pub slow_disk_period: Span,
+    /// ...and not again for the sake of a disk within this.
+    pub disk_calm: Span,
+    /// How often a voter whose disk is full or slow tells the leader.
+    pub disk_report_every: Span,
     /// After how long without an outcome a request is handed over again.
     pub resend_interval: Span,
 }
@@ -46,6 +54,10 @@ impl Default for Options {
             save_interval: Span::from_secs(30),
             cut_entries_min: 1_024,
             digest_every: limits::DIGEST_EVERY,
+            slow_disk: Span::from_millis(250),
+            slow_disk_period: Span::from_secs(10),
+            disk_calm: Span::from_secs(60),
+            disk_report_every: Span::from_secs(1),
             resend_interval: Span::from_millis(500),
         }
     }

@@ -17,6 +17,8 @@ pub(super) struct Unwritten {
     /// What is durable once it is written: the term, and the term and index of the last entry.
     durable: Option<(Term, Term, Index)>,
     messages: Vec<Message>,
+    /// When it was handed out; nothing for what needs no write.
+    handed: Option<Instant>,
 }
 
 impl Replica {
@@ -28,7 +30,13 @@ impl Replica {
         if let Some(hard_state) = ready.hard_state {
             self.lazy_hard_state = Some(hard_state);
         }
-        self.write(ready.token, ready.must_sync, ready.entries, ready.messages_after_persist);
+        self.write(
+            now.instant,
+            ready.token,
+            ready.must_sync,
+            ready.entries,
+            ready.messages_after_persist,
+        );
         self.settle_written(now.instant);
         self.apply(now, ready.committed);
         for read in ready.reads {
@@ -43,6 +51,7 @@ impl Replica {
 
     fn write(
         &mut self,
+        now: Instant,
         token: PersistToken,
         must_sync: bool,
         entries: Vec<crate::raft::Entry>,
@@ -70,7 +79,14 @@ impl Replica {
             };
             self.actions.push(Action::Write { token, batch });
         }
-        self.unwritten.push_back(Unwritten { token, written: !must_sync, durable, messages });
+        let handed = must_sync.then_some(now);
+        self.unwritten.push_back(Unwritten {
+            token,
+            written: !must_sync,
+            durable,
+            messages,
+            handed,
+        });
     }
 
     /// The marks of what peers have promised travel with a write, but not with every one: each
@@ -82,6 +98,11 @@ impl Replica {
             return Vec::new();
         }
         self.roster().take_changed_marks()
+    }
+
+    /// When the oldest write that is not done was handed out.
+    pub(super) fn oldest_write(&self) -> Option<Instant> {
+        self.unwritten.iter().find_map(|unwritten| unwritten.handed)
     }
 
     /// The write with this token and all before it are durable.
@@ -97,6 +118,9 @@ impl Replica {
         let mut last = None;
         while self.unwritten.front().is_some_and(|front| front.written) {
             let Some(front) = self.unwritten.pop_front() else { break };
+            if let Some(handed) = front.handed {
+                self.transfer.wrote(now.since(handed), now);
+            }
             if let Some(durable) = front.durable {
                 self.durable_last = (durable.1, durable.2);
                 self.roster().set_durable(durable);

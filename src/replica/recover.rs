@@ -14,6 +14,7 @@ use crate::replica::reads::Reads;
 use crate::replica::requests::{Requests, first_number};
 use crate::replica::retention::Retention;
 use crate::replica::standing::Standing as MemberStanding;
+use crate::replica::transfer::Transfer;
 use crate::replica::{Options, Promises, Published, Replica, Roster, View};
 use crate::state::{Operation, StateMachine};
 use crate::storage::RecoveredLog;
@@ -127,6 +128,7 @@ impl Replica {
             caught_up: false,
             disk: DiskSpace::default(),
             divergence: Divergence::default(),
+            transfer: Transfer::default(),
             draining: false,
             actions: Vec::new(),
             published: Published::default(),

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Instant, NodeId, ReadContext, Sequence, Span, limits};
-use crate::raft::Role;
+use crate::raft::{ProposeError, Role};
 use crate::replica::core::{CAUGHT_UP, Leadership};
 use crate::replica::expiry::ExpiryTable;
 use crate::replica::intake::Pressure;
@@ -32,6 +32,7 @@ impl Replica {
             self.published.status = true;
             self.send_everything_again(now);
             self.divergence.tell_again();
+            self.transfer.leader_changed();
             let asks = !self.caught_up && !self.is_fenced() && !self.reads.holds(CAUGHT_UP);
             if asks && current.leader.is_some() {
                 self.reads.ask(CAUGHT_UP, Instant::from_micros(u64::MAX));
@@ -84,8 +85,8 @@ impl Replica {
     /// Hands over the requests that wait.
     pub(super) fn route_requests(&mut self, now: Now) {
         if self.leadership.leads {
-            if self.is_fenced() {
-                // What a fenced leader cannot judge waits for the next one.
+            if self.is_fenced() || self.raft.transferring().is_some() {
+                // It waits for the next leader, or for this one to stay.
                 return;
             }
             let commands = self.requests.take_queued(usize::MAX, now.instant);
@@ -142,10 +143,12 @@ impl Replica {
             self.intake.accepted().iter().map(|command| stamp_command(now.wall, command)).collect();
         match self.raft.propose(now.instant, stamped) {
             Ok(_) => self.intake.appended(),
-            Err(_) => {
-                let leads = self.raft.role() == Role::Leader;
-                let reason =
-                    if leads { ForwardRefusal::Overloaded } else { ForwardRefusal::NotLeader };
+            Err(error) => {
+                let reason = match error {
+                    ProposeError::TooMuchUncommitted { .. } => ForwardRefusal::Overloaded,
+                    // The next leader is asked, or this one again in a moment.
+                    _ => ForwardRefusal::NotLeader,
+                };
                 for (node, sequence, attempt) in self.intake.reject_accepted() {
                     self.refuse(node, vec![(sequence, attempt)], reason);
                 }

@@ -264,6 +264,12 @@ fn a_low_disk_refuses_writes_as_a_leader_and_takes_them_as_a_follower() {
     let read = cluster.read(node, TIMEOUT);
     cluster.settle();
     assert!(matches!(cluster.answer(node, read), Some(Ok(_))), "it has what was written");
+    // With room on another disk the lead would go there.
+    let nodes: Vec<NodeId> = cluster.replicas.keys().copied().filter(|&it| it != leader).collect();
+    for other in nodes {
+        cluster.event(other, Event::DiskLow { low: true });
+    }
+    cluster.settle();
     cluster.event(leader, Event::DiskLow { low: true });
     let write = cluster.submit(leader, put("k", "2"), TIMEOUT);
     cluster.settle();

@@ -19,6 +19,7 @@ mod cli;
 mod data_dir;
 mod dev;
 mod disk_full;
+mod handover;
 mod holder;
 mod kill;
 mod partition;
