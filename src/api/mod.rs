@@ -25,6 +25,7 @@ mod kv;
 mod lease;
 mod lock;
 mod loopback;
+mod members;
 mod params;
 #[cfg(test)]
 mod params_test;

@@ -138,6 +138,21 @@ impl Fault {
         fault
     }
 
+    /// 412: it would do harm, or cannot be done as things are; the detail says why.
+    pub(super) fn unmet(detail: impl Into<String>) -> Self {
+        Self::new(Code::PreconditionFailed, detail)
+    }
+
+    /// 504: it was taken, and is not done yet.
+    pub(super) fn unfinished(detail: impl Into<String>) -> Self {
+        Self::new(Code::OutcomeUnknown, detail)
+    }
+
+    /// 503.
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(Code::Unavailable, detail)
+    }
+
     /// 413.
     pub(super) fn too_large(what: &str, max: usize, unit: &str) -> Self {
         Self::new(Code::TooLarge, format!("{what} is over the limit of {max} {unit}"))

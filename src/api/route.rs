@@ -15,7 +15,7 @@ use super::context::{Ask, Context};
 use super::params::path_bytes;
 use super::problem::Fault;
 use super::stream::Body;
-use super::{election, health, kv, lease, lock, status, txn, watch};
+use super::{election, health, kv, lease, lock, members, status, txn, watch};
 
 /// What kind of request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +46,14 @@ enum Endpoint {
     LeaseEvents,
     LeaseGet,
     Leases,
+    LeaderMove,
     LockAcquire,
     LockGet,
     LockRelease,
     Locks,
     Members,
+    MembersCancel,
+    MembersPut,
     Metrics,
     Proclaim,
     Readyz,
@@ -168,8 +171,22 @@ const PATHS: &[Path] = &[
     },
     Path {
         pattern: "/v1/members",
-        methods: &[(Method::GET, Read, Endpoint::Members), (Method::HEAD, Read, Endpoint::Members)],
-        allow: "GET, HEAD",
+        methods: &[
+            (Method::GET, Read, Endpoint::Members),
+            (Method::HEAD, Read, Endpoint::Members),
+            (Method::PUT, Write, Endpoint::MembersPut),
+        ],
+        allow: "GET, HEAD, PUT",
+    },
+    Path {
+        pattern: "/v1/members/cancel",
+        methods: &[(Method::POST, Write, Endpoint::MembersCancel)],
+        allow: "POST",
+    },
+    Path {
+        pattern: "/v1/leader",
+        methods: &[(Method::POST, Write, Endpoint::LeaderMove)],
+        allow: "POST",
     },
     Path {
         pattern: "/v1/compact",
@@ -269,11 +286,14 @@ async fn dispatch(
         Endpoint::LeaseEvents => lease::events(context, ask, id()?).await,
         Endpoint::LeaseGet => lease::get(context, ask, id()?).await,
         Endpoint::Leases => lease::list(context, ask).await,
+        Endpoint::LeaderMove => members::transfer(context, ask).await,
         Endpoint::LockAcquire => lock::post(context, ask, name()?).await,
         Endpoint::LockGet => lock::get(context, ask, name()?).await,
         Endpoint::LockRelease => lock::release(context, ask, QueueKind::Lock, name()?).await,
         Endpoint::Locks => lock::list(context, ask).await,
-        Endpoint::Members => status::members(context, &ask),
+        Endpoint::Members => members::list(context, &ask),
+        Endpoint::MembersCancel => members::cancel(context, ask).await,
+        Endpoint::MembersPut => members::put(context, ask).await,
         Endpoint::Metrics => Ok(health::metrics(context)),
         Endpoint::Proclaim => election::proclaim(context, ask, name()?).await,
         Endpoint::Readyz => health::ready(context),
@@ -324,14 +344,14 @@ mod tests {
             "/v2/kv/a",
             "/v1/leases/a/b",
             "/v1/backup",
-            "/v1/leader",
+            "/v1/leader/",
             "/v1/txn/",
             "/v1/locks/",
         ] {
             let fault = find(&Method::GET, path).unwrap_err();
             assert_eq!(fault.code(), Code::NoSuchRoute, "{path}");
         }
-        let fault = find(&Method::PUT, "/v1/members").unwrap_err();
+        let fault = find(&Method::PUT, "/v1/status").unwrap_err();
         let response = fault.into_response();
         assert_eq!(
             (response.status().as_u16(), &response.headers()["allow"]),

@@ -1,17 +1,17 @@
-//! `/v1/status` and `/v1/members`: what this node knows of itself and of the cluster.
+//! `/v1/status`: what this node knows of itself and of the cluster.
 
 use http::{Response, StatusCode};
 
 use crate::api::types::{
-    HealthNote, HexId, LinkView, MemberRole, MemberView, MembersAnswer, NodeRole, NodeState,
-    StatusAnswer, StorageView,
+    HealthNote, HexId, Incarnation, LinkView, NodeRole, NodeState, StatusAnswer, StorageView,
 };
 use crate::base::NodeId;
 use crate::node::{NodeStatus, StartPhase, StartStatus};
-use crate::replica::{MemberStatus, Role};
+use crate::replica::Role;
 
 use super::answer::{Stamp, json};
 use super::context::{Ask, Context, node_name};
+use super::members::{change_waits, member_views};
 use super::params;
 use super::problem::Fault;
 use super::stream::Body;
@@ -25,25 +25,11 @@ pub(super) fn status(context: &Context, ask: &Ask) -> Result<Response<Body>, Fau
     Ok(json(StatusCode::OK, &status_view(&status), seen))
 }
 
-/// `GET /v1/members`: as this node has applied it.
-pub(super) fn members(context: &Context, ask: &Ask) -> Result<Response<Body>, Fault> {
-    params::refuse_conditions(&ask.parts.headers)?;
-    ask.params(&[])?.timeout()?;
-    let status = context.node.status();
-    let answer = MembersAnswer {
-        members: member_views(&status),
-        joint: status.replica.joint,
-        revision: status.revision.get(),
-    };
-    let seen = Stamp { revision: status.revision, epoch: status.epoch };
-    Ok(json(StatusCode::OK, &answer, seen))
-}
-
 fn status_view(status: &NodeStatus) -> StatusAnswer {
     let replica = &status.replica;
     StatusAnswer {
         node: status.name.clone(),
-        incarnation: HexId(replica.node.get()),
+        incarnation: Incarnation(replica.node.get()),
         cluster: status.cluster_name.clone(),
         cluster_id: HexId(replica.cluster.get()),
         version: status.version.to_owned(),
@@ -96,21 +82,6 @@ fn link_view(link: &crate::node::LinkStatus) -> LinkView {
     }
 }
 
-fn member_views(status: &NodeStatus) -> Vec<MemberView> {
-    let view = |member: &MemberStatus| MemberView {
-        name: member.name.clone(),
-        incarnation: HexId(member.node.get()),
-        role: if member.voter { MemberRole::Voter } else { MemberRole::Learner },
-        address: member.address.clone(),
-        leader: member.leader,
-        matched_index: member.progress.map(|progress| progress.matched.get()),
-        active: member.progress.map(|progress| progress.recent_active),
-    };
-    let mut members: Vec<MemberView> = status.replica.members.iter().map(view).collect();
-    members.sort_by(|one, other| one.name.cmp(&other.name));
-    members
-}
-
 /// How a node that has not started yet looks.
 pub(super) fn starting_view(starting: &StartStatus) -> StatusAnswer {
     let (state, code) = match starting.phase {
@@ -119,7 +90,7 @@ pub(super) fn starting_view(starting: &StartStatus) -> StatusAnswer {
     };
     StatusAnswer {
         node: starting.name.clone(),
-        incarnation: HexId(starting.incarnation.map_or(0, NodeId::get)),
+        incarnation: Incarnation(starting.incarnation.map_or(0, NodeId::get)),
         cluster: starting.cluster_name.clone(),
         cluster_id: HexId(0),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -180,6 +151,9 @@ fn health(status: &NodeStatus) -> Vec<HealthNote> {
         note("diverged", detail);
     } else if !status.replica.ready {
         note("not_ready", "this node has not caught up since it was started".to_owned());
+    }
+    if let Some(waits) = change_waits(status) {
+        note("change_waits", waits);
     }
     if status.replica.disk_full {
         let detail = format!(

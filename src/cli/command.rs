@@ -17,7 +17,8 @@ use super::guard::Guarded;
 use super::kv::{Compact, Delete, Get, List, Put, Txn};
 use super::lease::LeaseCommand;
 use super::lock::Lock;
-use super::node::{members, status};
+use super::members::Members;
+use super::node::status;
 use super::output::{Output, say};
 use super::supervise::OwnProgram;
 use super::watch::Watch;
@@ -76,8 +77,9 @@ pub(super) enum Command {
     List(List),
     /// Take a lock, run a command while holding it
     Lock(Lock),
-    /// The members of the cluster
-    Members,
+    /// The members of the cluster, and changes of them
+    #[command(subcommand_precedence_over_arg = true)]
+    Members(Members),
     /// Set a key
     Put(Put),
     /// How this node and its cluster are
@@ -178,7 +180,7 @@ impl CommandLine {
             Command::Lease(lease) => lease.run(session).await,
             Command::List(list) => list.run(session).await.map_err(Failure::of_a_read),
             Command::Lock(lock) => lock.run(session).await,
-            Command::Members => members(session).await.map_err(Failure::of_a_read),
+            Command::Members(members) => members.run(session).await,
             Command::Put(put) => put.run(session).await,
             Command::Status => status(session).await.map_err(Failure::of_a_read),
             Command::Txn(txn) => txn.run(session).await,

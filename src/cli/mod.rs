@@ -30,6 +30,7 @@ mod hold;
 mod kv;
 mod lease;
 mod lock;
+mod members;
 mod node;
 mod notices;
 mod output;

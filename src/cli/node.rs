@@ -1,25 +1,16 @@
-//! `status` and `members`.
+//! `status`.
 
 use std::time::Duration;
 
 use super::command::Session;
 use super::exit::{DONE, Failure};
+use super::members::members_table;
 use super::output::table;
-use crate::client::{DurationText, MemberRole, MemberView, NodeRole, NodeState, StatusAnswer};
+use crate::client::{DurationText, NodeRole, NodeState, StatusAnswer};
 
 pub(super) async fn status(session: &Session) -> Result<u8, Failure> {
     let answer = session.client.status().await?;
     session.output.print(&answer, status_page(&answer))?;
-    Ok(DONE)
-}
-
-pub(super) async fn members(session: &Session) -> Result<u8, Failure> {
-    let answer = session.client.members().await?;
-    let mut text = members_table(&answer.members);
-    if answer.joint {
-        text.push_str("\nA change of members is under way.");
-    }
-    session.output.print(&answer, text)?;
     Ok(DONE)
 }
 
@@ -33,26 +24,6 @@ fn role_name(role: NodeRole) -> &'static str {
         NodeRole::PreCandidate => "pre-candidate",
         NodeRole::Unknown => "unknown",
     }
-}
-
-fn members_table(members: &[MemberView]) -> String {
-    let head = ["NAME", "ROLE", "ADDRESS", "INCARNATION", "LEADER"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for member in members {
-        let role = match member.role {
-            MemberRole::Learner => "learner",
-            MemberRole::Unknown => "unknown",
-            MemberRole::Voter => "voter",
-        };
-        rows.push(vec![
-            member.name.clone(),
-            role.to_owned(),
-            member.address.clone(),
-            member.incarnation.to_string(),
-            if member.leader { "yes".to_owned() } else { String::new() },
-        ]);
-    }
-    table(&rows)
 }
 
 /// Bytes in the largest unit that leaves at least one, with one decimal: 1.5 MiB.
@@ -160,7 +131,7 @@ mod tests {
             "node:     n1, follower, not ready",
             "leader:   none known, term 3",
             "log:      applied 8 of 9 committed",
-            "NAME  ROLE   ADDRESS  INCARNATION  LEADER\nn1    voter  h:1      1",
+            "NAME  ROLE   ADDRESS  INCARNATION       LEADER\nn1    voter  h:1      0000000000000001",
             "not connected to n2: refused",
             "health:\n  no_leader: no leader for 5 s",
         ] {

@@ -217,7 +217,7 @@ impl Call {
         }
     }
 
-    fn within(mut self, timeout: Option<Duration>) -> Self {
+    pub(super) fn within(mut self, timeout: Option<Duration>) -> Self {
         let Some(timeout) = timeout else { return self };
         self.timeout = timeout;
         self.query("timeout", DurationText(timeout).to_string())

@@ -31,13 +31,14 @@ mod client_test;
 mod scripted_daemon;
 
 pub use crate::api::types::{
-    AcquireRequest, Applied, Bind, CampaignRequest, Code, CompactAnswer, Compare, CompareOp,
-    DeleteAnswer, DurationText, ElectionMessage, ElectionView, ElectionsAnswer, Field,
-    GrantLeaseRequest, HeldAnswer, HexId, KeepaliveAnswer, LeaseAnswer, LeaseMessage, LeaseState,
-    LeaseView, LeasesAnswer, ListAnswer, LockView, LocksAnswer, MemberRole, MemberView,
-    MembersAnswer, NodeRole, NodeState, Operand, Place, Problem, PutAnswer, Record, ReleaseAnswer,
-    RevokeAnswer, StatusAnswer, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult, WatchEvent,
-    WatchEventKind, WatchMessage,
+    AcquireRequest, Applied, Becomes, Bind, CampaignRequest, ChangeDone, ChangePhase, Code,
+    CompactAnswer, Compare, CompareOp, DeleteAnswer, DurationText, ElectionMessage, ElectionView,
+    ElectionsAnswer, Field, GrantLeaseRequest, HeldAnswer, HexId, Incarnation, KeepaliveAnswer,
+    LeaderAnswer, LeaderRequest, LeaseAnswer, LeaseMessage, LeaseState, LeaseView, LeasesAnswer,
+    ListAnswer, LockView, LocksAnswer, MemberAt, MemberRole, MemberView, MembersAnswer,
+    MembersMessage, MembersRequest, NewcomerView, NodeRole, NodeState, Operand, Place, Problem,
+    PutAnswer, Record, ReleaseAnswer, RevokeAnswer, StatusAnswer, Target, TxnAnswer, TxnOperation,
+    TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind, WatchMessage,
 };
 pub use acquire::{AcquireOptions, Acquiring, CampaignOptions, Turn};
 pub use call::{Client, Consistency, IdempotencyKey, ReadOptions, WriteOptions};
@@ -46,6 +47,7 @@ pub use error::Error;
 pub use hold::{Condition, Hold, HoldState, Loss};
 pub use kv::{DeleteOptions, GetOptions, ListOptions, PutCondition, PutOptions};
 pub use lease::{ElectionWatch, Kept, LeaseEvents};
+pub use node::MembersChange;
 #[cfg(test)]
 pub(crate) use scripted_daemon::{Reply, ScriptedDaemon, Seen, StreamHandle};
 pub use watch::{Watch, WatchOptions, WatchStep};

@@ -9,12 +9,14 @@ use crate::base::{Index, Instant, LeaseId, Revision, Span, Token, limits};
 use crate::node::clock::duration;
 use crate::node::error::Ended;
 use crate::node::hub::Hub;
+use crate::node::introduce::Introducer;
 use crate::node::mailbox::{Answer, Mail, Mailbox};
 use crate::node::{Clock, Follower, NodeStatus, Topic, Watcher};
 use crate::raft::Role;
 use crate::replica::{Event, Fence, Promise, RequestError, Ticket, UnavailableReason, View};
 use crate::state::{IdempotencyKey, Operation, Outcome, QueueName, Refusal};
 use crate::watch::{Cursor, RenderCache, WatchError, WatchRequest};
+use crate::wire::{MembersOrder, MembersReply};
 
 /// What a read must be able to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,7 @@ pub(super) struct Shared {
     pub(super) renders: Mutex<RenderCache>,
     pub(super) status: RwLock<Arc<NodeStatus>>,
     pub(super) draining: AtomicBool,
+    pub(super) introducer: Introducer,
     pub(super) tickets: AtomicU64,
     pub(super) ended: watch::Sender<Option<Arc<Ended>>>,
     /// Whether the replica's state is fenced off.
@@ -160,6 +163,31 @@ impl Node {
         self.view().promises.promise(lease, Clock.instant())
     }
 
+    /// Gives the leader an order about the members, and resolves with its reply; for a transfer of
+    /// the lead once it has moved. Dropped, it abandons the reply and not the order.
+    pub async fn order(
+        &self,
+        order: MembersOrder,
+        timeout: Span,
+    ) -> Result<MembersReply, RequestError> {
+        let deadline = self.deadline(timeout);
+        let ticket = self.ticket();
+        let unanswered = match order {
+            MembersOrder::Cancel { .. } | MembersOrder::Change(_) => RequestError::OutcomeUnknown,
+            MembersOrder::Report | MembersOrder::Transfer { .. } => {
+                RequestError::Unavailable(UnavailableReason::ShuttingDown)
+            }
+        };
+        let (sender, receiver) = oneshot::channel();
+        let event = Event::Members { ticket, order, deadline };
+        let mailbox = &self.shared.mailbox;
+        mailbox.ask(Mail::AskMembers(event, ticket, sender))?;
+        let mut guard = Abandon { mailbox, ticket: Some(ticket) };
+        let answer = receiver.await;
+        guard.ticket = None;
+        answer.unwrap_or(Err(unanswered))
+    }
+
     /// Opens a watch stream.
     pub fn watch(&self, request: WatchRequest) -> Result<Watcher, WatchError> {
         let view = self.view();
@@ -246,12 +274,16 @@ impl Node {
         &self.shared.hub
     }
 
+    fn ticket(&self) -> Ticket {
+        Ticket(self.shared.tickets.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
     fn deadline(&self, timeout: Span) -> Instant {
         Clock.instant() + timeout.min(limits::TIMEOUT_MAX)
     }
 
     async fn ask(&self, event: impl FnOnce(Ticket) -> Event) -> Answer {
-        let ticket = Ticket(self.shared.tickets.fetch_add(1, Ordering::Relaxed) + 1);
+        let ticket = self.ticket();
         let (sender, receiver) = oneshot::channel();
         let mailbox = &self.shared.mailbox;
         let event = event(ticket);

@@ -20,15 +20,21 @@ use crate::base::{Span, limits};
 use crate::node::clock::duration;
 use crate::replica::{Event, RequestError, Ticket, UnavailableReason};
 use crate::state::Outcome;
+use crate::wire::MembersReply;
 
 /// What a caller waits for.
 pub(super) type Answer = Result<Outcome, RequestError>;
+
+/// What somebody who gave an order about the members waits for.
+pub(super) type MembersAnswered = Result<MembersReply, RequestError>;
 
 /// One item for the replica thread.
 #[derive(Debug)]
 pub(super) enum Mail {
     /// An event whose ticket somebody waits for.
     Ask(Event, Ticket, oneshot::Sender<Answer>),
+    /// An order about the members, whose reply somebody waits for.
+    AskMembers(Event, Ticket, oneshot::Sender<MembersAnswered>),
     /// Stop once everything before this was handled.
     Stop,
     /// An event.

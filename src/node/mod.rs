@@ -26,6 +26,7 @@ mod gatekeeper;
 mod handle;
 mod hub;
 mod inbound;
+mod introduce;
 mod mailbox;
 #[cfg(test)]
 mod node_test;
@@ -41,6 +42,7 @@ pub use clock::Clock;
 pub use error::{Ended, StartError};
 pub use handle::{Consistency, Node};
 pub use hub::{Follower, Topic, Watcher};
+pub use introduce::{Introduced, IntroductionError};
 pub use start::Options;
 pub use starting::{StartPhase, StartStatus, Starting};
 pub use status::{LinkStatus, NodeStatus, StorageStatus};

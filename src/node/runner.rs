@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::base::{Instant, NodeId, Span};
 use crate::node::error::Ended;
 use crate::node::handle::Shared;
-use crate::node::mailbox::{Answer, Inbox, Mail};
+use crate::node::mailbox::{Answer, Inbox, Mail, MembersAnswered};
 use crate::node::writer::Write;
 use crate::node::{Clock, LinkStatus, NodeStatus, StorageStatus};
 use crate::peer::{Links, Target};
@@ -61,6 +61,7 @@ pub(super) struct Runner {
     pub(super) facts: Facts,
     pub(super) contacts: BTreeMap<NodeId, Member>,
     pub(super) waiting: HashMap<Ticket, oneshot::Sender<Answer>>,
+    pub(super) ordered: HashMap<Ticket, oneshot::Sender<MembersAnswered>>,
     pub(super) status_at: Instant,
     /// The members as last compared with the configuration file, and what came of it.
     pub(super) compared: (Vec<MemberStatus>, Option<String>),
@@ -101,10 +102,15 @@ impl Runner {
                 self.waiting.insert(ticket, sender);
                 self.replica.handle(Clock.now(), event);
             }
+            Mail::AskMembers(event, ticket, sender) => {
+                self.ordered.insert(ticket, sender);
+                self.replica.handle(Clock.now(), event);
+            }
             Mail::Stop => return true,
             Mail::Tell(event) => {
                 if let Event::Abandon(ticket) = &event {
                     self.waiting.remove(ticket);
+                    self.ordered.remove(ticket);
                 }
                 self.replica.handle(Clock.now(), event);
             }
@@ -121,6 +127,12 @@ impl Runner {
                 }
             }
             Action::Fatal(reason) => return Err(Ended::Fatal(reason)),
+            Action::MembersReply { ticket, result } => {
+                if let Some(sender) = self.ordered.remove(&ticket) {
+                    // Whoever asked may have gone.
+                    let _ = sender.send(result);
+                }
+            }
             Action::Published(published) => {
                 if published.status {
                     self.refresh_status();

@@ -10,6 +10,7 @@ use crate::node::bootstrap::{self, Newcomer};
 use crate::node::error::StartError;
 use crate::node::gatekeeper::{Gate, News};
 use crate::node::handle::Shared;
+use crate::node::introduce::Introducer;
 use crate::node::threads::{Stores, spawn};
 use crate::node::{Clock, Node, StartPhase, Starting};
 use crate::peer::Links;
@@ -102,7 +103,13 @@ impl Node {
         let replica = Replica::recover(recovery, options.replica.clone(), seed, Clock.instant())?;
         gate.set_roster(replica.shared_roster());
         let stores = Stores { raft: raft_store, state: state_store, identity };
-        let node = spawn(options, replica, stores, Arc::new(links), inbound);
+        let introducer = Introducer {
+            tls,
+            cluster_name: options.cluster_name.clone(),
+            name: options.name.clone(),
+            gate,
+        };
+        let node = spawn(options, replica, stores, Arc::new(links), introducer, inbound);
         let shared = Arc::clone(&node.shared);
         tokio::spawn(async move {
             while let Some(news) = news.recv().await {

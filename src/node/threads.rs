@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::node::error::Ended;
 use crate::node::handle::Shared;
 use crate::node::hub::Hub;
+use crate::node::introduce::Introducer;
 use crate::node::mailbox::Mailbox;
 use crate::node::runner::{Facts, Gauges, Runner, collect};
 use crate::node::saver::Saver;
@@ -34,6 +35,7 @@ pub(super) fn spawn(
     replica: Replica,
     stores: Stores,
     links: Arc<Links>,
+    introducer: Introducer,
     inbound: tokio::sync::mpsc::Receiver<crate::peer::Inbound>,
 ) -> Node {
     let (raft_path, state_path) =
@@ -51,7 +53,7 @@ pub(super) fn spawn(
         seeds: options.seeds,
         started: Clock.instant(),
     };
-    let shared = share(&mailbox, &facts, &gauges, &replica);
+    let shared = share(&mailbox, (&facts, &gauges), &replica, introducer);
     tokio::spawn(inbound::run(inbound, mailbox.clone()));
     tokio::spawn(disk::run(
         options.data_dir,
@@ -91,6 +93,7 @@ pub(super) fn spawn(
         facts,
         contacts: BTreeMap::new(),
         waiting: HashMap::new(),
+        ordered: HashMap::new(),
         status_at: Clock.instant(),
         compared: (Vec::new(), None),
     };
@@ -99,7 +102,12 @@ pub(super) fn spawn(
     Node { shared }
 }
 
-fn share(mailbox: &Mailbox, facts: &Facts, gauges: &Gauges, replica: &Replica) -> Arc<Shared> {
+fn share(
+    mailbox: &Mailbox,
+    (facts, gauges): (&Facts, &Gauges),
+    replica: &Replica,
+    introducer: Introducer,
+) -> Arc<Shared> {
     let first = {
         let view = replica.shared_view();
         let view = view.read().expect("nobody else has this view yet");
@@ -112,6 +120,7 @@ fn share(mailbox: &Mailbox, facts: &Facts, gauges: &Gauges, replica: &Replica) -
         renders: Mutex::new(RenderCache::default()),
         status: RwLock::new(Arc::new(first)),
         draining: AtomicBool::new(false),
+        introducer,
         tickets: AtomicU64::new(0),
         ended: watch::Sender::new(None),
         fenced: watch::Sender::new(false),

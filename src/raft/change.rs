@@ -209,6 +209,7 @@ impl Raft {
     }
 
     fn append_configuration(&mut self, next: Membership) {
+        let now = self.now;
         let (before, index) = (self.membership().clone(), self.log.last_index().next());
         assert!(next.is_voter(self.node), "leader {} would take its own vote away", self.node);
         self.append_own(Payload::Membership(next.clone()));
@@ -219,6 +220,13 @@ impl Raft {
         part(&mut leader.parting, &before, index, &next);
         for (node, feed) in feeds.into_iter().filter(|(node, _)| *node != self.node) {
             leader.feeds.entry(node).or_insert(feed);
+        }
+        // Whoever the leader needs from now on has an election timeout to answer. A change that was
+        // forced upon voters who were silent would else depose it before it has even asked.
+        for voter in next.voters() {
+            if let Some(feed) = leader.feeds.get_mut(voter) {
+                feed.heard(now);
+            }
         }
     }
 }

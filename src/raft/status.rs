@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::base::{Index, NodeId, Term};
-use crate::raft::Membership;
+use crate::raft::roles::State;
+use crate::raft::{Membership, Raft};
 
 /// The role that a node plays now (paper, figure 4), pre-candidates and learners told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,4 +77,13 @@ pub struct Status {
     pub progress: BTreeMap<NodeId, Progress>,
     /// Whether a leader has committed an entry of its own term, so that it may serve reads.
     pub term_opened: bool,
+}
+
+impl Raft {
+    /// On a leader: how `node` is fed.
+    pub fn progress(&self, node: NodeId) -> Option<Progress> {
+        let State::Leader(leader) = &self.state else { return None };
+        let feed = leader.feeds.get(&node)?;
+        Some(feed.progress(&self.log, self.now, &self.options))
+    }
 }

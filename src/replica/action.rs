@@ -7,7 +7,7 @@ use crate::raft::PersistToken;
 use crate::replica::{RequestError, Ticket};
 use crate::state::{LeaseChange, Outcome, QueueName, RevisionEvents, RowChange};
 use crate::storage::LogBatch;
-use crate::wire::PeerMessage;
+use crate::wire::{MembersReply, PeerMessage};
 
 /// Something to do. Actions of one poll are done in their order; none may be left out.
 #[derive(Debug)]
@@ -19,6 +19,14 @@ pub enum Action {
         ticket: Ticket,
         /// What.
         result: Result<Outcome, RequestError>,
+    },
+    /// Tell whoever waits for this ticket what became of its order about the members. For a transfer
+    /// of the lead: once it has moved.
+    MembersReply {
+        /// Which.
+        ticket: Ticket,
+        /// What the leader said, or why there is no word of it.
+        result: Result<MembersReply, RequestError>,
     },
     /// Stop the process: going on could break a promise.
     Fatal(String),

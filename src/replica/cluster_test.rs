@@ -15,7 +15,10 @@ use crate::state::{
     Patience, QueueKind, QueueName,
 };
 use crate::storage::{Cut, Identity, RecoveredLog};
-use crate::wire::{Genesis, PeerMessage};
+use crate::wire::{
+    Claim, Genesis, Hello, HelloAnswer, LinkClass, MembersOrder, MembersReply, PeerMessage,
+    Standing,
+};
 
 pub(super) struct Cluster {
     pub(super) replicas: BTreeMap<NodeId, Replica>,
@@ -26,6 +29,11 @@ pub(super) struct Cluster {
     /// How long the writes of these take.
     pub(super) slow: BTreeMap<NodeId, Span>,
     disks: VecDeque<(Instant, NodeId, Event)>,
+    pub(super) replies: BTreeMap<(NodeId, Ticket), Result<MembersReply, RequestError>>,
+    /// Names that are not `n` and the number.
+    pub(super) names: BTreeMap<NodeId, String>,
+    /// Whether the transport asks the roster of the receiver about every sender.
+    pub(super) gated: bool,
     network: VecDeque<(NodeId, NodeId, PeerMessage)>,
     tickets: u64,
 }
@@ -45,6 +53,9 @@ impl Cluster {
             paused: BTreeSet::new(),
             slow: BTreeMap::new(),
             disks: VecDeque::new(),
+            replies: BTreeMap::new(),
+            names: BTreeMap::new(),
+            gated: false,
             network: VecDeque::new(),
             tickets: 0,
         };
@@ -65,6 +76,12 @@ impl Cluster {
 
     /// Delivers everything until nothing is left to do at this instant.
     pub(super) fn settle(&mut self) {
+        self.settle_some(usize::MAX);
+    }
+
+    /// Delivers no more than so many messages, and the rest later.
+    pub(super) fn settle_some(&mut self, most: usize) {
+        let mut delivered = 0;
         loop {
             self.finish_writes();
             let nodes: Vec<NodeId> = self.replicas.keys().copied().collect();
@@ -73,12 +90,19 @@ impl Cluster {
                     self.poll(node);
                 }
             }
+            if delivered == most {
+                break;
+            }
+            delivered += 1;
             let Some((from, to, message)) = self.network.pop_front() else { break };
             if self.cut.contains(&(from, to)) || self.paused.contains(&to) {
                 continue;
             }
+            if !self.replicas.contains_key(&to) || (self.gated && !self.lets_in(to, from)) {
+                continue;
+            }
             let now = self.clocks();
-            let replica = self.replicas.get_mut(&to).expect("messages go to members");
+            let replica = self.replicas.get_mut(&to).expect("it was just looked up");
             replica.handle(now, Event::PeerMessage { from, message });
         }
     }
@@ -108,6 +132,10 @@ impl Cluster {
                         assert!(before.is_none(), "{ticket:?} was answered twice on {node}");
                     }
                     Action::Fatal(reason) => panic!("node {node} stopped: {reason}"),
+                    Action::MembersReply { ticket, result } => {
+                        let before = self.replies.insert((node, ticket), result);
+                        assert!(before.is_none(), "{ticket:?} was replied to twice on {node}");
+                    }
                     Action::Published(_) => {}
                     Action::Save(_) => completed.push(Event::Saved),
                     Action::Send { to, message } => self.network.push_back((node, to, message)),
@@ -127,6 +155,51 @@ impl Cluster {
                 replica.handle(now, event);
             }
         }
+    }
+
+    /// Whether there is a link from one node to another, as the rosters of both see it.
+    fn lets_in(&self, to: NodeId, from: NodeId) -> bool {
+        let Some(sender) = self.replicas.get(&from) else { return false };
+        if !sender.contacts().contains_key(&to) {
+            return false;
+        }
+        let claim = sender.shared_roster().lock().expect("no test panics with it").claim();
+        let name = self.names.get(&from).cloned().unwrap_or(format!("n{from}"));
+        let hello = hello(&name, claim);
+        let roster = self.replicas[&to].shared_roster();
+        let mut roster = roster.lock().expect("no test panics with it");
+        let is_in = matches!(roster.judge(&hello), HelloAnswer::Accepted { .. });
+        if is_in {
+            roster.welcome(&name, &hello.claim);
+        }
+        is_in
+    }
+
+    /// A blank node asks `via` for its cluster, and starts as a member when it is known there.
+    pub(super) fn join(&mut self, node: NodeId, name: &str, via: NodeId) -> bool {
+        let standing = Standing::Blank { seed_digest: 0 };
+        let claim = Claim { node, boot: Boot(1), standing };
+        let roster = self.replicas[&via].shared_roster();
+        let answer = roster.lock().expect("no test panics with it").judge(&hello(name, claim));
+        let HelloAnswer::Genesis(genesis) = answer else { return false };
+        let mut log = blank_log(node, 1);
+        log.identity.name = name.to_owned();
+        log.genesis = Some(genesis);
+        let recovery = Recovery { log, machine: None };
+        let rng = Rng::new(node.get());
+        let replica = Replica::recover(recovery, Options::default(), rng, self.now)
+            .expect("a fresh log is consistent");
+        self.replicas.insert(node, replica);
+        self.names.insert(node, name.to_owned());
+        true
+    }
+
+    pub(super) fn order(&mut self, node: NodeId, order: MembersOrder, timeout: Span) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let deadline = self.now + timeout;
+        self.event(node, Event::Members { ticket, order, deadline });
+        ticket
     }
 
     /// Lets time pass from deadline to deadline, delivering everything on the way.
@@ -156,6 +229,14 @@ impl Cluster {
         let leads = |replica: &&Replica| replica.raft().role() == Role::Leader;
         let all = self.replicas.iter().filter(|(_, replica)| leads(replica));
         all.max_by_key(|(_, replica)| replica.raft().term()).map(|(&node, _)| node)
+    }
+
+    /// The newest leader among these.
+    pub(super) fn leader_among(&self, nodes: &[u64]) -> Option<NodeId> {
+        let running = self.replicas.iter().filter(|(node, _)| !self.paused.contains(node));
+        let leads = running.filter(|(_, replica)| replica.raft().role() == Role::Leader);
+        let newest = leads.max_by_key(|(_, replica)| replica.raft().term()).map(|(&node, _)| node);
+        newest.filter(|node| nodes.contains(&node.get()) || node.get() > 3)
     }
 
     pub(super) fn elect(&mut self) -> NodeId {
@@ -236,6 +317,19 @@ impl Cluster {
         let view = self.replicas[&node].shared_view();
         let view = view.read().expect("no test panics while it reads");
         view.promises.promise(lease, self.now)
+    }
+}
+
+fn hello(name: &str, claim: Claim) -> Hello {
+    Hello {
+        version_min: 1,
+        version_max: 1,
+        class: LinkClass::Consensus,
+        cluster_name: "test".to_owned(),
+        name: name.to_owned(),
+        to_name: String::new(),
+        to_node: None,
+        claim,
     }
 }
 

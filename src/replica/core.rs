@@ -15,6 +15,7 @@ use crate::replica::divergence::Divergence;
 use crate::replica::expiry::ExpiryTable;
 use crate::replica::intake::Intake;
 use crate::replica::keeper::Keeper;
+use crate::replica::members::Members;
 use crate::replica::output::Unwritten;
 use crate::replica::reads::Reads;
 use crate::replica::requests::Requests;
@@ -43,6 +44,8 @@ pub(super) const CAUGHT_UP: Ticket = Ticket(0);
 pub struct Replica {
     pub(super) node: NodeId,
     pub(super) boot: Boot,
+    /// The time of the last poll.
+    pub(super) now: Instant,
     pub(super) cluster: ClusterId,
     pub(super) options: Options,
     pub(super) raft: Raft,
@@ -56,6 +59,7 @@ pub struct Replica {
     pub(super) checkpoint: Checkpoint,
     pub(super) retention: Retention,
     pub(super) standing: Standing,
+    pub(super) members: Members,
     pub(super) unwritten: VecDeque<Unwritten>,
     /// A hard state whose only news is the commit index waits here for the next write.
     pub(super) lazy_hard_state: Option<HardState>,
@@ -113,6 +117,7 @@ impl Replica {
             Event::Abandon(ticket) => {
                 self.requests.abandon(ticket);
                 self.reads.abandon(ticket);
+                self.members.abandon(ticket);
             }
             Event::Disk { full } => {
                 self.published.status |= self.disk.full != full;
@@ -134,6 +139,13 @@ impl Replica {
             }
             Event::LeaveQueue { queue, token } => {
                 self.requests.pursue(Operation::Release { queue, token }, at);
+            }
+            Event::Members { ticket, order, deadline } => {
+                let refused = self.refuses();
+                match refused {
+                    None => self.members.ask(ticket, order, deadline),
+                    Some(error) => self.members_answer(ticket, Err(error)),
+                }
             }
             Event::PeerDown { peer, redial_failed } => {
                 if redial_failed {
@@ -174,6 +186,7 @@ impl Replica {
     /// Acts on everything that waits. The actions are to be done in their order.
     pub fn poll(&mut self, now: Now) -> Vec<Action> {
         let at = now.instant;
+        self.now = at;
         self.raft_timeout(at);
         self.end_overdue(at);
         loop {
@@ -181,6 +194,8 @@ impl Replica {
             self.tell_digest(at);
             self.tell_disk(at);
             self.give_way(at);
+            self.drive_change(at);
+            self.route_members(at);
             self.propose_own(now);
             self.route_requests(now);
             self.route_keepalives(at);
@@ -211,6 +226,7 @@ impl Replica {
             self.raft.next_deadline(),
             self.requests.next_deadline(),
             self.reads.next_deadline(),
+            self.members.next_deadline(),
             self.keeper.next_deadline(self.leadership.leader.is_some()),
             self.view().promises.next_deadline(),
             leading.and_then(|(expiry, _)| expiry.next_deadline()),
@@ -263,6 +279,11 @@ impl Replica {
             saved: self.checkpoint.saved_index(),
             members: status.membership.members().iter().map(member).collect(),
             joint: status.membership.is_joint(),
+            membership: status.membership.clone(),
+            membership_index: self.raft.membership_index(),
+            membership_committed: self.raft.committed_membership().0
+                == self.raft.membership_index(),
+            change: self.change_report(self.now),
             ready: self.caught_up
                 && status.leader.is_some()
                 && self.standing.removal().is_none()
@@ -299,14 +320,22 @@ impl Replica {
     }
 
     fn admit(&mut self, ticket: Ticket) -> bool {
+        let refused = self.refuses();
+        if let Some(error) = refused {
+            self.answer(ticket, Err(error));
+        }
+        refused.is_none()
+    }
+
+    /// Why nothing new is taken, if nothing is.
+    fn refuses(&self) -> Option<RequestError> {
         let reason = match self.standing.removal() {
             _ if self.draining => UnavailableReason::ShuttingDown,
             Some(removal) => UnavailableReason::Removed(removal),
             None if self.is_fenced() => UnavailableReason::Diverged,
-            None => return true,
+            None => return None,
         };
-        self.answer(ticket, Err(RequestError::Unavailable(reason)));
-        false
+        Some(RequestError::Unavailable(reason))
     }
 
     fn peer_message(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
@@ -334,6 +363,10 @@ impl Replica {
             PeerMessage::KeepaliveAnswer(answer) => self.keepalive_answered(now, &answer),
             // Nobody sends one yet.
             PeerMessage::Snapshot(_) => {}
+            PeerMessage::Members(request) => self.order_arrived(now, from, &request),
+            PeerMessage::MembersAnswer(answer) => {
+                self.order_replied(answer.context, answer.reply);
+            }
             PeerMessage::Raft(message) => {
                 if let Body::AppendAccepted { matched } = message.body {
                     self.mark_promise(from, message.term, matched);
@@ -383,6 +416,9 @@ impl Replica {
         for (ticket, error) in answers {
             self.answer(ticket, Err(error));
         }
+        for (ticket, error) in self.members.take_overdue(now) {
+            self.members_answer(ticket, Err(error));
+        }
         if self.forward_held_until.is_some_and(|until| until <= now) {
             self.forward_held_until = None;
         }
@@ -391,10 +427,13 @@ impl Replica {
             self.requests.requeue_older(before);
             self.reads.retry_older(before);
             self.keeper.resend(before);
+            self.members.resend(before);
             self.resend_at = None;
         }
-        let under_way =
-            self.requests.has_handed() || self.reads.has_asked() || self.keeper.has_under_way();
+        let under_way = self.requests.has_handed()
+            || self.reads.has_asked()
+            || self.keeper.has_under_way()
+            || self.members.has_under_way();
         if self.resend_at.is_none() && under_way {
             self.resend_at = Some(now + self.options.resend_interval);
         }

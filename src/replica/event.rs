@@ -3,7 +3,7 @@
 use crate::base::{Instant, LeaseId, NodeId, Revision, Token, WallMillis};
 use crate::raft::PersistToken;
 use crate::state::{IdempotencyKey, Operation, QueueName};
-use crate::wire::PeerMessage;
+use crate::wire::{MembersOrder, PeerMessage};
 
 /// The two clocks as they stand when something is handled.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,15 @@ pub enum Event {
         peer: NodeId,
         /// Whether it refused to be dialled again at once: its process is gone.
         redial_failed: bool,
+    },
+    /// A local operator gives an order about the members.
+    Members {
+        /// Answered with `Action::MembersReply`.
+        ticket: Ticket,
+        /// What.
+        order: MembersOrder,
+        /// When to give up.
+        deadline: Instant,
     },
     /// A peer sent something; the transport has checked who it is.
     PeerMessage {

@@ -28,6 +28,12 @@
 //! holder meanwhile follows from when it last *sent* a keepalive that was confirmed
 //! (`promises.rs`).
 //!
+//! # The way of a change of members
+//!
+//! An operator's order goes to the leader from any node and is answered there (`members.rs`). New
+//! voters learn first; when they keep up, the leader changes to the wanted set, and `raft/` does
+//! it in one or two entries. A node that is removed says so to everybody (`standing.rs`).
+//!
 //! # What may be reordered
 //!
 //! Nothing: the actions of one poll are done in their order, and those of the next after them.
@@ -47,6 +53,9 @@ mod event;
 mod expiry;
 mod intake;
 mod keeper;
+mod members;
+#[cfg(test)]
+mod members_test;
 mod options;
 mod output;
 mod promises;

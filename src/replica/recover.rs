@@ -10,6 +10,7 @@ use crate::replica::core::{DiskSpace, Leadership};
 use crate::replica::divergence::Divergence;
 use crate::replica::intake::Intake;
 use crate::replica::keeper::Keeper;
+use crate::replica::members::Members;
 use crate::replica::reads::Reads;
 use crate::replica::requests::{Requests, first_number};
 use crate::replica::retention::Retention;
@@ -111,6 +112,8 @@ impl Replica {
             intake: Intake::default(),
             keeper: Keeper::of_boot(boot),
             expiry: None,
+            members: Members::of_boot(boot),
+            now,
             standing: MemberStanding::since(genesis.index),
             checkpoint: Checkpoint::new(applied, &options),
             retention: Retention::default(),
@@ -136,8 +139,9 @@ impl Replica {
         };
         // Whatever an earlier boot had bound to its connections ended with them.
         replica.requests.pursue(Operation::NodeBooted, now);
-        let membership = replica.raft.membership().clone();
-        replica.members_applied(now, genesis.index, &membership);
+        let (index, membership) = replica.raft.committed_membership();
+        let membership = membership.clone();
+        replica.members_applied(now, index, &membership);
         replica.settle_standing();
         replica.follow_contacts();
         Ok(replica)

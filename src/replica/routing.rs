@@ -56,6 +56,7 @@ impl Replica {
         self.requests.requeue_all();
         self.reads.retry_older(now);
         self.keeper.restart(now);
+        self.members.restart();
     }
 
     /// What a leader proposes of its own: the end of overdue leases, the trimming of history.

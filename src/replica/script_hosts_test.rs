@@ -341,6 +341,7 @@ impl Hosts {
                 self.line(format!("n{node} stops: {reason}"));
                 self.host(node).replica = None;
             }
+            Action::MembersReply { .. } => {}
             Action::Published(_) => {}
             Action::Save(changes) => {
                 let rows = &mut self.host(node).disk.rows;
@@ -562,6 +563,8 @@ fn describe_message(message: &PeerMessage, names: &BTreeMap<LeaseId, String>) ->
             format!("confirms the keepalive, gone: {}", name_leases(&answer.gone, names))
         }
         PeerMessage::Snapshot(message) => format!("{message:?}"),
+        PeerMessage::Members(request) => format!("orders {:?}", request.order),
+        PeerMessage::MembersAnswer(answer) => format!("replies {:?}", answer.reply),
         PeerMessage::Raft(message) => describe_body(&message.body),
     }
 }

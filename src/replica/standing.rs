@@ -31,8 +31,6 @@ use crate::state::Bind;
 pub(super) struct Standing {
     /// Configurations up to here are older than this node's membership: see `Genesis::index`.
     pub(super) joined: Index,
-    /// The index of the newest configuration that was applied.
-    applied: Index,
     /// It has applied a configuration without itself.
     removed: Option<Removal>,
     /// Its former peers say that it was removed.
@@ -58,35 +56,35 @@ impl Replica {
     /// Everybody to have a link with: the members, those who are being told that they are none any
     /// more, and those who know of changes that this node has not seen. Not the node itself.
     pub fn contacts(&self) -> BTreeMap<NodeId, Member> {
-        let mut contacts = self.raft.membership().members().clone();
+        let mut contacts = self.raft.contacts();
         for (node, member) in self.roster().guests() {
             contacts.entry(node).or_insert_with(|| member.clone());
         }
-        contacts.remove(&self.node);
         contacts
     }
 
     /// Tells the roster, and whoever keeps the links, when those who may speak have changed.
     pub(super) fn follow_contacts(&mut self) {
-        let (committed, membership) = (self.standing.applied, self.raft.membership());
-        let current = (committed, committed);
-        if self.standing.told == Some(current) && !self.standing.parting {
+        let (committed, membership) = self.raft.committed_membership();
+        let current = (self.raft.membership_index(), committed);
+        let is_news = self.standing.told != Some(current);
+        if !is_news && !self.standing.parting {
             return;
         }
-        let contacts = self.raft.membership().members().clone();
-        let membership = membership.clone();
-        let is_news = self.standing.told != Some(current);
-        let was_parting = self.standing.parting;
-        self.standing.parting = contacts.len() > self.raft.membership().members().len();
-        self.standing.told = Some(current);
-        self.published.status |= is_news || was_parting != self.standing.parting;
-        self.roster().set_members((committed, membership), contacts);
+        let contacts = self.raft.contacts();
+        let members = self.raft.membership();
+        let parting = contacts.keys().any(|&node| !members.contains(node));
+        if is_news || parting != self.standing.parting {
+            self.roster().set_members((committed, membership.clone()), contacts);
+            self.standing.told = Some(current);
+            self.standing.parting = parting;
+            self.published.status = true;
+        }
     }
 
     /// The configuration at `index` was applied.
     pub(super) fn members_applied(&mut self, now: Instant, index: Index, members: &Membership) {
         self.published.status = true;
-        self.standing.applied = index;
         if members.contains(self.node) {
             self.standing.said = false;
             self.standing.removed = None;
@@ -126,6 +124,9 @@ impl Replica {
         answers.extend(self.keeper.take_all().into_iter().map(|ticket| (ticket, error)));
         for (ticket, error) in answers {
             self.answer(ticket, Err(error));
+        }
+        for (ticket, error) in self.members.take_all(error) {
+            self.members_answer(ticket, Err(error));
         }
     }
 

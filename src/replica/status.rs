@@ -1,8 +1,9 @@
 //! What can be seen of a replica from outside, and why a request was not answered with an outcome.
 
 use crate::base::{Boot, ClusterId, Index, NodeId, Term};
-use crate::raft::{Progress, Role};
+use crate::raft::{Membership, Progress, Role};
 use crate::replica::Fence;
+use crate::wire::ChangeReport;
 
 /// A copy of what matters about a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,14 @@ pub struct ReplicaStatus {
     pub members: Vec<MemberStatus>,
     /// Whether the configuration is joint.
     pub joint: bool,
+    /// The configuration in force, with the goal of a change whose new voters catch up.
+    pub membership: Membership,
+    /// Its index, and whether it is known to be committed.
+    pub membership_index: Index,
+    /// See `membership_index`.
+    pub membership_committed: bool,
+    /// On a leader: how the change under way stands.
+    pub change: ChangeReport,
     /// Whether a leader is known and this node has applied all that was committed when it started.
     pub ready: bool,
     /// Whether the disk is too full for writes.

@@ -78,6 +78,12 @@ fn round_trip(seed: u64) -> Vec<Vec<u8>> {
     let decoded = FrameDecoder::new().next(&mut BytesMut::from(&report_frame[..]));
     check(&report, decoded.unwrap());
     all.push(report_frame.to_vec());
+    let kind = rng.below(8);
+    let order = samples::members_message(rng, kind);
+    let order_frame = encode_frame(&order);
+    let mut buffer = BytesMut::from(&order_frame[..]);
+    check(&order, FrameDecoder::new().next(&mut buffer).unwrap());
+    all.push(order_frame.to_vec());
     all.extend([
         encode_hello(&hello).to_vec(),
         encode_hello_answer(&answer).to_vec(),

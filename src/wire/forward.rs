@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::base::{LeaseId, Sequence};
 use crate::raft::Message;
-use crate::wire::{DigestReport, DiskReport, SnapshotMessage};
+use crate::wire::{DigestReport, DiskReport, MembersAnswer, MembersRequest, SnapshotMessage};
 
 /// Anything that one replica sends to another. The transport knows the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub enum PeerMessage {
     Keepalive(KeepaliveRequest),
     /// The leader has confirmed with a quorum, after it received the keepalive, that it leads.
     KeepaliveAnswer(KeepaliveAnswer),
+    /// An order about the members, for the leader.
+    Members(MembersRequest),
+    /// The leader's reply to one.
+    MembersAnswer(MembersAnswer),
     /// A message of the consensus core.
     Raft(Message),
     /// About a state that travels to a member that the log cannot help.

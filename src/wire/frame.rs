@@ -47,6 +47,8 @@ pub fn encode_frame_into(message: &PeerMessage, buffer: &mut BytesMut) {
         PeerProto::ForwardRefused(proto) => put(PeerProto::FORWARD_REFUSED, &proto, buffer),
         PeerProto::Keepalive(proto) => put(PeerProto::KEEPALIVE, &proto, buffer),
         PeerProto::KeepaliveAnswer(proto) => put(PeerProto::KEEPALIVE_ANSWER, &proto, buffer),
+        PeerProto::Members(proto) => put(PeerProto::MEMBERS, &proto, buffer),
+        PeerProto::MembersAnswer(proto) => put(PeerProto::MEMBERS_ANSWER, &proto, buffer),
         PeerProto::Raft(proto) => put(PeerProto::RAFT, &proto, buffer),
         PeerProto::Snapshot(proto) => put(PeerProto::SNAPSHOT, &proto, buffer),
     }

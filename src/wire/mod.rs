@@ -40,6 +40,8 @@ mod forward;
 mod frame;
 mod greeting;
 mod hello;
+mod members;
+mod members_fields;
 mod outcome;
 mod peer;
 mod report;
@@ -72,6 +74,10 @@ pub use frame::{
 pub use hello::{
     Claim, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX,
     PROTOCOL_VERSION_MIN, Standing,
+};
+pub use members::{
+    ChangeReport, MembersAnswer, MembersOrder, MembersRefusal, MembersReply, MembersRequest,
+    Newcomer, WantedMembers,
 };
 pub use report::{DigestReport, DiskReport, DiskRoom};
 pub use rows::{decode_row, decode_row_key, encode_row, encode_row_key};

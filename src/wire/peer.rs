@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::codec::{bound_count, codes, required, strict};
 use super::entry::{EmptyProto, EntryProto, MEMBERS_IN_BATCH_MAX, from_protos, to_protos};
 use super::frame::KIND_PEER_MIN;
+use super::members_fields;
 use super::snapshot::{SnapshotProto, decode_snapshot};
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, LeaseId, NodeId, ReadContext, Sequence, Span, Term, limits};
@@ -41,6 +42,8 @@ pub(super) enum PeerProto {
     ForwardRefused(ForwardRefusedProto),
     Keepalive(KeepaliveProto),
     KeepaliveAnswer(KeepaliveAnswerProto),
+    Members(members_fields::RequestProto),
+    MembersAnswer(members_fields::AnswerProto),
     Raft(MessageProto),
     Snapshot(SnapshotProto),
 }
@@ -55,6 +58,8 @@ impl PeerProto {
     pub(super) const DIVERGED: u8 = KIND_PEER_MIN + 9;
     pub(super) const DISK: u8 = KIND_PEER_MIN + 10;
     pub(super) const SNAPSHOT: u8 = KIND_PEER_MIN + 16;
+    pub(super) const MEMBERS: u8 = KIND_PEER_MIN + 32;
+    pub(super) const MEMBERS_ANSWER: u8 = KIND_PEER_MIN + 33;
 }
 
 impl From<&PeerMessage> for PeerProto {
@@ -89,6 +94,8 @@ impl From<&PeerMessage> for PeerProto {
                 context: answer.context,
                 gone: answer.gone.iter().map(|lease| lease.0).collect(),
             }),
+            PeerMessage::Members(request) => Self::Members(request.into()),
+            PeerMessage::MembersAnswer(answer) => Self::MembersAnswer(answer.into()),
             PeerMessage::Raft(message) => Self::Raft(message.into()),
             PeerMessage::Snapshot(message) => Self::Snapshot(message.into()),
         }
@@ -130,6 +137,16 @@ pub(super) fn decode_peer(kind: u8, content: Bytes) -> Result<PeerMessage, WireE
             Ok(PeerMessage::Disk(DiskReport { room, write: Span::from_micros(proto.write_micros) }))
         }
         PeerProto::SNAPSHOT => decode_snapshot(content).map(PeerMessage::Snapshot),
+        PeerProto::MEMBERS => {
+            bound_count(&content, &members_fields::WANTED_PATH, limits::MEMBERS_MAX)?;
+            let request = strict::<members_fields::RequestProto>(content)?;
+            request.try_into().map(PeerMessage::Members)
+        }
+        PeerProto::MEMBERS_ANSWER => {
+            bound_count(&content, &members_fields::NEWCOMERS_PATH, limits::MEMBERS_MAX)?;
+            let answer = strict::<members_fields::AnswerProto>(content)?;
+            answer.try_into().map(PeerMessage::MembersAnswer)
+        }
         _ => Err(WireError::UnknownKind("frame")),
     }
 }

@@ -19,10 +19,11 @@ use crate::state::{
     Refusal, Row, RowKey, Selection, Txn, TxnOperation, TxnResult,
 };
 use crate::wire::{
-    Claim, DigestReport, DiskReport, DiskRoom, ForwardRefusal, ForwardedCommand, Genesis, Hello,
-    HelloAnswer, HelloRefusal, KeepaliveAnswer, KeepaliveRequest, LinkClass, PeerMessage,
-    SnapshotChunk, SnapshotMessage, SnapshotOffer, SnapshotRefusal, Standing, StoredRow,
-    encode_command, encode_row, encode_row_key,
+    ChangeReport, Claim, DigestReport, DiskReport, DiskRoom, ForwardRefusal, ForwardedCommand,
+    Genesis, Hello, HelloAnswer, HelloRefusal, KeepaliveAnswer, KeepaliveRequest, LinkClass,
+    MembersAnswer, MembersOrder, MembersRefusal, MembersReply, MembersRequest, Newcomer,
+    PeerMessage, SnapshotChunk, SnapshotMessage, SnapshotOffer, SnapshotRefusal, Standing,
+    StoredRow, WantedMembers, encode_command, encode_row, encode_row_key,
 };
 
 /// Zero, small, large and any numbers alike.
@@ -444,6 +445,48 @@ pub(crate) fn hello_answer(rng: &mut Rng) -> HelloAnswer {
             ],
         )),
     }
+}
+
+/// An order about members, or a reply to one, of each kind in turn.
+pub(crate) fn members_message(rng: &mut Rng, kind: u64) -> PeerMessage {
+    let context = number(rng);
+    let member = |rng: &mut Rng| Member { name: text(rng, 1, 20), address: text(rng, 1, 20) };
+    let order = match kind % 8 {
+        0 => MembersOrder::Cancel { base: Index(number(rng)) },
+        1 => MembersOrder::Change(WantedMembers {
+            base: Index(number(rng)),
+            force: rng.chance(1, 2),
+            supersede: rng.chance(1, 2),
+            voters: (1..4).map(|node| (NodeId(2 * node), member(rng))).collect(),
+            learners: (1..4).map(|node| (NodeId(2 * node + 1), member(rng))).collect(),
+        }),
+        2 => MembersOrder::Report,
+        3 => MembersOrder::Transfer { to: None },
+        4 => MembersOrder::Transfer { to: Some(NodeId(number(rng).max(1))) },
+        kind => {
+            let reply = match kind {
+                5 => MembersReply::Refused(MembersRefusal::QuorumLost {
+                    silent: several(rng, 4, |rng| NodeId(number(rng))),
+                    voters: rng.next_u64() as u32,
+                }),
+                6 => MembersReply::Refused(MembersRefusal::Moved),
+                _ => MembersReply::Report(ChangeReport {
+                    index: Index(number(rng)),
+                    last_index: Index(number(rng)),
+                    newcomers: several(rng, 4, |rng| Newcomer {
+                        node: NodeId(number(rng)),
+                        active: rng.chance(1, 2),
+                        matched: Index(number(rng)),
+                        snapshot: rng.chance(1, 2),
+                        caught_up: rng.chance(1, 2),
+                    }),
+                    silent: several(rng, 4, |rng| NodeId(number(rng))),
+                }),
+            };
+            return PeerMessage::MembersAnswer(MembersAnswer { context, reply });
+        }
+    };
+    PeerMessage::Members(MembersRequest { context, order })
 }
 
 /// A consensus message of each kind in turn.

@@ -56,6 +56,10 @@ fn drawn() -> String {
         let message = samples::message(&mut Rng::new(kind), kind);
         line("frame", &encode_frame(&PeerMessage::Raft(message)));
     }
+    for kind in 0..8 {
+        let message = samples::members_message(&mut Rng::new(kind), kind);
+        line("frame", &encode_frame(&message));
+    }
     for seed in 0..12 {
         line("frame", &encode_frame(&samples::peer_message(&mut Rng::new(seed))));
     }

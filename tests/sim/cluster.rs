@@ -440,6 +440,7 @@ impl Cluster {
                 self.answered(node, ticket, result);
             }
             Action::Fatal(reason) => panic!("invariant goes_on: n{id} stops: {reason}"),
+            Action::MembersReply { .. } => {}
             Action::Published(published) => self.oracle.published(self.now, id, &published),
             Action::Save(changes) => {
                 let after = 100 + self.rng.below(4 * self.disk_latency_max);

@@ -85,6 +85,8 @@ pub fn brief(message: &PeerMessage) -> String {
         }
         PeerMessage::Keepalive(request) => format!("{request:?}"),
         PeerMessage::KeepaliveAnswer(answer) => format!("{answer:?}"),
+        PeerMessage::Members(request) => format!("{request:?}"),
+        PeerMessage::MembersAnswer(answer) => format!("{answer:?}"),
         PeerMessage::Raft(message) => raft(message),
         PeerMessage::Snapshot(SnapshotMessage::Chunk(chunk)) => {
             format!("chunk {} of {}, {} rows", chunk.number, chunk.id, chunk.rows.len())

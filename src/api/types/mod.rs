@@ -7,6 +7,7 @@
 //! others in `key_base64` / `value_base64` / `name_base64`.
 
 mod kv;
+mod members;
 mod node;
 mod problem;
 mod queue;
@@ -20,10 +21,11 @@ pub use kv::{
     CompactAnswer, CompactRequest, Compare, CompareOp, DeleteAnswer, Field, ListAnswer, Operand,
     PutAnswer, Record, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult,
 };
-pub use node::{
-    HealthNote, LinkView, MemberRole, MemberView, MembersAnswer, NodeRole, NodeState, StatusAnswer,
-    StorageView,
+pub use members::{
+    Becomes, ChangeDone, ChangePhase, LeaderAnswer, LeaderRequest, MemberAt, MemberRole,
+    MemberView, MembersAnswer, MembersMessage, MembersRequest, NewcomerView, WantedMember,
 };
+pub use node::{HealthNote, LinkView, NodeRole, NodeState, StatusAnswer, StorageView};
 pub use problem::{Applied, Code, Problem};
 pub use queue::{
     AcquireRequest, Bind, CampaignRequest, ElectionMessage, ElectionView, ElectionsAnswer,
@@ -31,5 +33,5 @@ pub use queue::{
     LeaseView, LeasesAnswer, LockView, LocksAnswer, Place, PlaceMessage, ReleaseAnswer,
     RevokeAnswer,
 };
-pub use text::{DurationText, DurationTextError, HexId, KeyName};
+pub use text::{DurationText, DurationTextError, HexId, Incarnation, KeyName};
 pub use watch::{WatchEvent, WatchEventKind, WatchMessage};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::types::HexId;
+use crate::api::types::{HexId, Incarnation, MemberView};
 
 /// The part that a node plays in consensus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ pub struct StatusAnswer {
     /// This node's name.
     pub node: String,
     /// Its incarnation.
-    pub incarnation: HexId,
+    pub incarnation: Incarnation,
     /// The cluster's name.
     pub cluster: String,
     /// The cluster's identity.
@@ -146,50 +146,4 @@ pub struct StatusAnswer {
     /// What it stores.
     #[serde(default)]
     pub storage: StorageView,
-}
-
-/// Whether a member votes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MemberRole {
-    /// Receives the log only.
-    Learner,
-    /// Votes.
-    Voter,
-    /// A role that this program does not know.
-    #[serde(other)]
-    Unknown,
-}
-
-/// One member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberView {
-    /// Its name.
-    pub name: String,
-    /// Its incarnation.
-    pub incarnation: HexId,
-    /// Whether it votes.
-    pub role: MemberRole,
-    /// Where the others reach it.
-    pub address: String,
-    /// Whether it leads.
-    #[serde(default)]
-    pub leader: bool,
-    /// On the leader: the last log index known durable there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub matched_index: Option<u64>,
-    /// On the leader: whether it answered lately.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub active: Option<bool>,
-}
-
-/// The answer to `GET /v1/members`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MembersAnswer {
-    /// By name.
-    pub members: Vec<MemberView>,
-    /// Whether a change is under way.
-    pub joint: bool,
-    /// The store's revision.
-    pub revision: u64,
 }

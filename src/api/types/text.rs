@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for DurationText {
     }
 }
 
-/// A lease or an incarnation: a lower-case hexadecimal string of up to 16 digits.
+/// A lease or a digest: a lower-case hexadecimal string of up to 16 digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HexId(pub u64);
 
@@ -108,6 +108,29 @@ impl<'de> Deserialize<'de> for HexId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(|error| D::Error::custom(format_args!("\"{text}\" {error}")))
+    }
+}
+
+/// One life of a node's data directory: sixteen lower-case hexadecimal digits, leading zeros
+/// included, so that it can be compared as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for Incarnation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Incarnation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        HexId::deserialize(deserializer).map(|id| Self(id.0))
     }
 }
 
