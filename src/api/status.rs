@@ -145,7 +145,7 @@ fn health(status: &NodeStatus) -> Vec<HealthNote> {
     if let Some(fence) = status.replica.fence {
         let detail = format!(
             "after entry {} this node's state has the digest {:016x}, and that of a quorum \
-             {:016x}: nothing is served from it; rebuild it with `quorumctl rebuild`",
+             {:016x}: nothing is served from it; replace this member",
             fence.index, fence.own, fence.expected
         );
         note("diverged", detail);

@@ -229,8 +229,8 @@ impl Node {
         self.shared.draining.load(Ordering::Relaxed)
     }
 
-    /// Hands the lead over, if this node leads and somebody else can; resolves when it has happened,
-    /// or `within` has passed. Cancel-safe.
+    /// Hands the lead over, if this node leads and somebody else can; resolves when it has
+    /// happened, or `within` has passed. Cancel-safe.
     pub async fn give_way(&self, within: Span) {
         self.pursue(Event::GiveWay);
         let mut changes = self.follow(Topic::Status);

@@ -22,6 +22,7 @@ mod disk;
 mod error;
 #[cfg(test)]
 mod failed_disk_test;
+mod fence_file;
 mod gatekeeper;
 mod handle;
 mod hub;

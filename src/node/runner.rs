@@ -2,6 +2,7 @@
 //! order.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
@@ -10,13 +11,16 @@ use tokio::sync::oneshot;
 
 use crate::base::{Instant, NodeId, Span};
 use crate::node::error::Ended;
+use crate::node::fence_file;
 use crate::node::handle::Shared;
 use crate::node::mailbox::{Answer, Inbox, Mail, MembersAnswered};
 use crate::node::writer::Write;
 use crate::node::{Clock, LinkStatus, NodeStatus, StorageStatus};
 use crate::peer::{Links, Target};
 use crate::raft::Member;
-use crate::replica::{Action, Event, MemberStatus, Replica, ReplicaStatus, Seed, Ticket, View};
+use crate::replica::{
+    Action, Event, Fence, MemberStatus, Replica, ReplicaStatus, Seed, Ticket, View,
+};
 use crate::state::RowChange;
 
 /// Events that are handled before the replica is polled: enough that one disk write serves all that
@@ -158,11 +162,21 @@ impl Runner {
     fn refresh_status(&mut self) {
         let replica = self.replica.status();
         self.follow_contacts();
-        let is_fenced = replica.fence.is_some();
-        self.shared.fenced.send_if_modified(|was| std::mem::replace(was, is_fenced) != is_fenced);
+        self.follow_fence(replica.fence);
         let status = Arc::new(self.status(replica));
         *self.shared.status.write().unwrap_or_else(PoisonError::into_inner) = status;
         self.status_at = Clock.instant();
+    }
+
+    /// The fence outlives the process: what is on disk is no better than what is in memory.
+    fn follow_fence(&self, fence: Option<Fence>) {
+        if *self.shared.fenced.borrow() == fence.is_some() {
+            return;
+        }
+        if let Err(error) = fence_file::set(Path::new(&self.facts.data_dir), fence) {
+            tracing::error!(%error, ?fence, "the mark of the fence could not be changed on disk");
+        }
+        self.shared.fenced.send_replace(fence.is_some());
     }
 
     fn follow_contacts(&mut self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::base::{Index, NodeId, Rng};
 use crate::node::bootstrap::{self, Newcomer};
 use crate::node::error::StartError;
+use crate::node::fence_file;
 use crate::node::gatekeeper::{Gate, News};
 use crate::node::handle::Shared;
 use crate::node::introduce::Introducer;
@@ -100,7 +101,9 @@ impl Node {
         let identity = log.identity.clone();
         let recovery = Recovery { log, machine };
         let seed = Rng::new(random());
-        let replica = Replica::recover(recovery, options.replica.clone(), seed, Clock.instant())?;
+        let mut replica =
+            Replica::recover(recovery, options.replica.clone(), seed, Clock.instant())?;
+        restore_fence(&options.data_dir, &mut replica)?;
         gate.set_roster(replica.shared_roster());
         let stores = Stores { raft: raft_store, state: state_store, identity };
         let introducer = Introducer {
@@ -118,6 +121,19 @@ impl Node {
         });
         Ok(node)
     }
+}
+
+/// A state that was found to differ from that of the others is not served after a restart either.
+fn restore_fence(data_dir: &Path, replica: &mut Replica) -> Result<(), StartError> {
+    let fence = fence_file::read(data_dir).map_err(|source| StartError::Io {
+        what: format!("the mark of a fence in {} cannot be read", data_dir.display()),
+        source,
+    })?;
+    if let Some(fence) = fence {
+        tracing::error!("this node's state differs from that of a quorum: replace this member");
+        replica.fence_again(fence);
+    }
+    Ok(())
 }
 
 /// Hands on what the others have said of this node.

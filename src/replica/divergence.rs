@@ -197,8 +197,8 @@ impl Replica {
             index = %fence.index,
             own = format_args!("{:016x}", fence.own),
             expected = format_args!("{:016x}", fence.expected),
-            "this node's state differs from that of a quorum: it serves nothing any more; rebuild \
-             it (quorumctl rebuild)"
+            "this node's state differs from that of a quorum: it serves nothing any more; replace \
+             this member, which copies the state from the others"
         );
         self.divergence.fence = Some(fence);
         self.fence_off(now, fence);
@@ -226,6 +226,12 @@ impl Replica {
         for (ticket, error) in answers {
             self.answer(ticket, Err(error));
         }
+    }
+
+    /// An earlier boot found this: the state on disk is no better than it was.
+    pub fn fence_again(&mut self, fence: Fence) {
+        self.divergence.fence = Some(fence);
+        Self::view_mut(&self.view).fence = Some(fence);
     }
 
     /// Whether this node's state is not to be looked at.

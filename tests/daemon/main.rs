@@ -19,6 +19,7 @@ mod cli;
 mod data_dir;
 mod dev;
 mod disk_full;
+mod divergence;
 mod handover;
 mod holder;
 mod kill;
