@@ -125,6 +125,8 @@ pub const SNAPSHOT_CHUNK_ROWS_MAX: usize = 64 * 1024;
 pub const SNAPSHOT_CHUNKS_IN_FLIGHT: usize = 8;
 /// Members that a leader sends a snapshot to at once; others wait.
 pub const SNAPSHOTS_AT_ONCE: usize = 2;
+/// Messages that wait for one peer's bulk connection: nobody has more of them under way.
+pub const PEER_BULK_QUEUE_FRAMES_MAX: usize = 2 * SNAPSHOT_CHUNKS_IN_FLIGHT;
 /// Bytes of snapshots that a leader sends in one second to all members together.
 pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals that wait in a leader for their commit.

@@ -12,6 +12,7 @@ use crate::base::Rng;
 use crate::peer::link::{self, Ended};
 use crate::peer::links::{Peer, Poke, Shared};
 use crate::peer::{Inbound, PeerError, hello};
+use crate::wire::LinkClass;
 
 /// A link that lived this long was healthy: the next one is dialed without waiting.
 const HEALTHY_AFTER: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ pub(super) async fn run(
     while wait(backoff.next(), &peer, &mut pokes).await {
         let address = peer.address();
         let dialed = tokio::select! {
-            dialed = hello::dial(&shared, &peer, &address) => dialed,
+            dialed = hello::dial(&shared, &peer, &address, LinkClass::Consensus) => dialed,
             () = peer.outbox.closed() => break,
         };
         match dialed {
@@ -88,7 +89,8 @@ async fn wait(delay: Duration, peer: &Peer, pokes: &mut mpsc::Receiver<Poke>) ->
     }
 }
 
-fn note_failure(shared: &Shared, peer: &Peer, error: PeerError) {
+/// An attempt failed, or a link was lost: kept for the status, and told once per reason.
+pub(super) fn note_failure(shared: &Shared, peer: &Peer, error: PeerError) {
     peer.failed(error);
     if !shared.refusals.note(error, &peer.name, Instant::now()) {
         return;
@@ -111,7 +113,7 @@ async fn tell_down(shared: &Shared, peer: &Peer, redial_failed: bool) {
 
 /// How long to wait before the next attempt: nothing first, then doubling between two bounds, each
 /// wait drawn from its upper half so that nodes that lost each other together do not dial in step.
-struct Backoff {
+pub(super) struct Backoff {
     rng: Rng,
     min: Duration,
     max: Duration,
@@ -120,16 +122,16 @@ struct Backoff {
 }
 
 impl Backoff {
-    fn new(rng: Rng, min: Duration, max: Duration) -> Self {
+    pub(super) fn new(rng: Rng, min: Duration, max: Duration) -> Self {
         Self { rng, min, max, delay: Duration::ZERO }
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.delay = Duration::ZERO;
     }
 
     /// The wait before the next attempt; the one after it will be longer.
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let delay = self.delay;
         self.delay = (delay * 2).clamp(self.min, self.max);
         let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -16,7 +17,7 @@ use crate::pki::{Authority, Credentials, TlsConfigs, Validity};
 use crate::raft::{Body, Message};
 use crate::wire::{
     Claim, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
-    PeerMessage, Standing,
+    PeerMessage, SnapshotChunk, SnapshotMessage, Standing, StoredRow,
 };
 
 /// How long a test waits for what must happen.
@@ -27,13 +28,15 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Gate {
     name: String,
     members: BTreeMap<String, NodeId>,
+    /// The classes of the links that it was asked about.
+    classes: Arc<Mutex<Vec<LinkClass>>>,
 }
 
 impl Gate {
     pub(super) fn of(name: &str) -> Gate {
         let members = [("alpha", 1), ("beta", 2), ("gamma", 3)]
             .map(|(name, number)| (name.to_owned(), node(number)));
-        Gate { name: name.to_owned(), members: members.into() }
+        Gate { name: name.to_owned(), members: members.into(), classes: Arc::default() }
     }
 }
 
@@ -43,6 +46,7 @@ impl Gatekeeper for Gate {
     }
 
     fn judge(&self, hello: &Hello) -> HelloAnswer {
+        self.classes.lock().unwrap().push(hello.class);
         match self.members.get(&hello.name) {
             None => HelloAnswer::Refused(HelloRefusal::Unknown),
             Some(node) if *node != hello.claim.node => {
@@ -102,10 +106,11 @@ impl Cluster {
 
     pub(super) fn start_at(&self, name: &str, socket: TcpListener, inbound: usize) -> Node {
         let gate = Gate::of(name);
+        let classes = Arc::clone(&gate.classes);
         let (sender, events) = mpsc::channel(inbound);
         let options = Options::new("blue", name, 7);
         let links = Links::start(socket, options, self.tls(name), Arc::new(gate), sender).unwrap();
-        Node { links, events }
+        Node { links, events, classes }
     }
 
     /// Alpha and beta with links in both directions.
@@ -154,9 +159,17 @@ pub(super) fn message(from: u64, number: u64) -> PeerMessage {
     PeerMessage::Raft(Message { from: node(from), to: node(9), term: Term(1), body })
 }
 
+/// A part of a snapshot that carries a number.
+pub(super) fn chunk(number: u32) -> PeerMessage {
+    let row = StoredRow { key: Bytes::from_static(b"k"), value: Bytes::from(vec![7; 100_000]) };
+    PeerMessage::Snapshot(SnapshotMessage::Chunk(SnapshotChunk::new(1, number, false, vec![row])))
+}
+
 pub(super) struct Node {
     pub(super) links: Links,
     pub(super) events: mpsc::Receiver<Inbound>,
+    /// The classes of the links that it was asked for.
+    pub(super) classes: Arc<Mutex<Vec<LinkClass>>>,
 }
 
 impl Node {

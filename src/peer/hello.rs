@@ -33,10 +33,11 @@ const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much is read at once before a peer is known.
 const HELLO_READ_BYTES: usize = 4 * 1024;
 
-/// A connection that was accepted for consensus messages.
+/// A connection that was accepted as a link.
 pub(super) struct Accepted {
     pub(super) name: String,
     pub(super) node: NodeId,
+    pub(super) class: LinkClass,
     pub(super) stream: TlsStream<TcpStream>,
     /// What arrived after the hello.
     pub(super) buffer: BytesMut,
@@ -74,18 +75,19 @@ pub async fn introduce(
     Ok(answer)
 }
 
-/// Dials a peer for consensus messages. On success the peer has accepted us and we have accepted
+/// Dials a peer for a link of this class. On success the peer has accepted us and we have accepted
 /// it.
 pub(super) async fn dial(
     shared: &Shared,
     peer: &Peer,
     address: &str,
+    class: LinkClass,
 ) -> Result<TlsStream<TcpStream>, PeerError> {
     let socket = socket::connect(address, shared.options.dial_timeout).await?;
     let hello = Hello {
         version_min: PROTOCOL_VERSION_MIN,
         version_max: PROTOCOL_VERSION_MAX,
-        class: LinkClass::Consensus,
+        class,
         cluster_name: shared.options.cluster_name.clone(),
         name: shared.options.name.clone(),
         to_name: peer.name.clone(),
@@ -154,8 +156,9 @@ pub(super) async fn receive(
     let identity = proven_identity(&stream)?;
     match receive_hello(shared, &identity, &mut stream).await {
         Ok(None) => Ok(None),
-        Ok(Some((node, buffer))) => {
-            Ok(Some(Accepted { name: identity.name().to_owned(), node, stream, buffer }))
+        Ok(Some((node, class, buffer))) => {
+            let name = identity.name().to_owned();
+            Ok(Some(Accepted { name, node, class, stream, buffer }))
         }
         Err(error) => Err(Rejected { identity: Some(identity), error }),
     }
@@ -165,15 +168,15 @@ async fn receive_hello(
     shared: &Shared,
     identity: &Identity,
     stream: &mut TlsStream<TcpStream>,
-) -> Result<Option<(NodeId, BytesMut)>, PeerError> {
+) -> Result<Option<(NodeId, LinkClass, BytesMut)>, PeerError> {
     let mut buffer = BytesMut::new();
     let hello = first_frame(stream, &mut buffer, read_hello).await?;
     let answer = answer(&shared.options.cluster_name, &shared.options.name, identity, &hello)
         .map_or_else(HelloAnswer::Refused, |version| judged(&*shared.gatekeeper, &hello, version));
     stream.write_all(&encode_hello_answer(&answer)).await?;
     stream.flush().await?;
-    if matches!(answer, HelloAnswer::Accepted { .. }) && hello.class == LinkClass::Consensus {
-        return Ok(Some((hello.claim.node, buffer)));
+    if matches!(answer, HelloAnswer::Accepted { .. }) && hello.class != LinkClass::Bootstrap {
+        return Ok(Some((hello.claim.node, hello.class, buffer)));
     }
     stream.shutdown().await?;
     match answer {

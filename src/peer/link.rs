@@ -82,7 +82,7 @@ async fn write_batches(
 }
 
 /// The peer says nothing on this connection: whatever can be read is its end.
-async fn notice_end(mut reader: ReadHalf<TlsStream<TcpStream>>) -> PeerError {
+pub(super) async fn notice_end(mut reader: ReadHalf<TlsStream<TcpStream>>) -> PeerError {
     match reader.read(&mut [0; 1]).await {
         Ok(0) => PeerError::Closed,
         Ok(_) => PeerFault::UnexpectedData.into(),

@@ -17,7 +17,7 @@ use crate::base::{NodeId, Rng, limits};
 use crate::peer::listener::{Handshakes, Incoming};
 use crate::peer::outbox::Outbox;
 use crate::peer::refusals::RefusalLog;
-use crate::peer::{Gatekeeper, PeerError, Refusal, dialer, listener};
+use crate::peer::{Gatekeeper, PeerError, Refusal, bulk, dialer, listener};
 use crate::pki::TlsConfigs;
 use crate::wire::PeerMessage;
 
@@ -179,6 +179,8 @@ pub(super) struct Peer {
     pub(super) node: NodeId,
     pub(super) name: String,
     pub(super) outbox: Outbox,
+    /// What is sent on the second connection; see `bulk.rs`.
+    pub(super) bulk: Outbox,
     pokes: mpsc::Sender<Poke>,
     state: Mutex<PeerState>,
 }
@@ -259,7 +261,7 @@ impl Links {
             peers.iter().filter(|(node, peer)| !stays(node, peer)).map(|(&node, _)| node).collect();
         for node in removed {
             let Some(peer) = peers.remove(&node) else { continue };
-            peer.outbox.close();
+            peer.close();
             self.shared.incoming.end(node);
             if let Some(dialer) = tasks.dialers.remove(&node) {
                 tasks.leaving.insert(node, self.runtime.spawn(finish(dialer)));
@@ -275,13 +277,18 @@ impl Links {
             let peer = Arc::new(Peer::new(target, pokes));
             peers.insert(node, Arc::clone(&peer));
             let before = tasks.leaving.remove(&node);
-            let (shared, rng) = (Arc::clone(&self.shared), tasks.rng.fork());
+            let (rng, bulk_rng) = (tasks.rng.fork(), tasks.rng.fork());
+            let shared = Arc::clone(&self.shared);
             let dialer = self.runtime.spawn(async move {
                 if let Some(before) = before {
                     // Its last report comes before our first one. It cannot fail: it is bounded.
                     let _ = before.await;
                 }
-                dialer::run(shared, peer, hints, rng).await;
+                let (shared_too, peer_too) = (Arc::clone(&shared), Arc::clone(&peer));
+                tokio::join!(
+                    bulk::run(shared_too, peer_too, bulk_rng),
+                    dialer::run(shared, peer, hints, rng)
+                );
             });
             tasks.dialers.insert(node, dialer);
         }
@@ -293,7 +300,10 @@ impl Links {
     /// was queued is lost with the link, and consensus sends again.
     pub fn send(&self, to: NodeId, message: PeerMessage) -> bool {
         let peer = lock(&self.shared.peers).get(&to).cloned();
-        peer.is_some_and(|peer| peer.outbox.push(message))
+        peer.is_some_and(|peer| {
+            let outbox = if bulk::is_bulk(&message) { &peer.bulk } else { &peer.outbox };
+            outbox.push(message)
+        })
     }
 
     /// How all links are.
@@ -318,7 +328,7 @@ impl Links {
                 listener.abort();
             }
             for peer in lock(&self.shared.peers).values() {
-                peer.outbox.close();
+                peer.close();
             }
             let dialers = std::mem::take(&mut tasks.dialers);
             let leaving = std::mem::take(&mut tasks.leaving);
@@ -366,8 +376,15 @@ impl Peer {
     fn new(target: Target, pokes: mpsc::Sender<Poke>) -> Self {
         let Target { node, name, address } = target;
         let state = PeerState { address, connected: None, last_error: None, failures: 0 };
-        let outbox = Outbox::new();
-        Self { node, name, outbox, pokes, state: Mutex::new(state) }
+        let outbox = Outbox::new(limits::PEER_QUEUE_FRAMES_MAX);
+        let bulk = Outbox::new(limits::PEER_BULK_QUEUE_FRAMES_MAX);
+        Self { node, name, outbox, bulk, pokes, state: Mutex::new(state) }
+    }
+
+    /// Takes no more messages: its tasks end when what is queued is written.
+    fn close(&self) {
+        self.outbox.close();
+        self.bulk.close();
     }
 
     /// Where to dial.

@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::base::limits::PEER_QUEUE_FRAMES_MAX;
-use crate::peer::harness::{Cluster, DEADLINE, claim, exchange, hello, message, node};
+use crate::peer::harness::{Cluster, DEADLINE, Node, chunk, claim, exchange, hello, message, node};
 use crate::peer::{PeerError, Target, introduce};
 use crate::wire::{HelloAnswer, HelloRefusal, LinkClass, encode_hello_answer, read_hello};
 
@@ -32,6 +32,35 @@ async fn frames_go_both_ways_in_order() {
     assert!(status.peers[0].connected.is_some());
     assert!(status.peers[0].incoming);
     assert!(!alpha.links.send(node(7), message(1, 1)), "only targets can be sent to");
+}
+
+#[tokio::test]
+async fn parts_of_a_snapshot_have_a_connection_of_their_own_that_comes_and_goes_unreported() {
+    let (mut alpha, mut beta) = Cluster::new().pair().await;
+    let classes = |node: &Node| node.classes.lock().unwrap().clone();
+    assert_eq!(classes(&beta), [LinkClass::Consensus], "nothing is dialed before it is needed");
+    for number in 0..8 {
+        assert!(alpha.links.send(node(2), chunk(number)));
+    }
+    for number in 0..8 {
+        assert_eq!(beta.until_message().await, (node(1), chunk(number)));
+    }
+    assert_eq!(classes(&beta), [LinkClass::Consensus, LinkClass::Bulk]);
+    exchange(&mut alpha, &mut beta, 0).await;
+
+    // Beta forgets alpha and ends both links: the one for bulk is dialed when it is used again.
+    beta.links.set_targets(Vec::new());
+    assert!(!alpha.until_down("beta").await);
+    alpha.until_up("beta").await;
+    assert!(alpha.events.try_recv().is_err(), "the bulk connection ended without a word");
+    // What is sent into a connection that has ended is lost, and sent again by whoever needs it.
+    while !matches!(
+        timeout(Duration::from_millis(100), beta.until_message()).await,
+        Ok((_, message)) if message == chunk(9)
+    ) {
+        alpha.links.send(node(2), chunk(9));
+    }
+    assert!(alpha.links.status().peers[0].connected.is_some());
 }
 
 #[tokio::test]

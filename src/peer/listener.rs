@@ -19,6 +19,7 @@ use crate::base::limits::HANDSHAKES_MAX;
 use crate::peer::hello::{self, Accepted, HANDSHAKE_TIMEOUT, Rejected};
 use crate::peer::links::{Poke, Shared};
 use crate::peer::{PeerError, PeerFault, link};
+use crate::wire::LinkClass;
 
 /// Pause after the system had no file descriptor or memory for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -83,20 +84,26 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, place: 
 }
 
 async fn serve_link(shared: &Shared, from: SocketAddr, accepted: Accepted) {
-    let Accepted { name, node, mut stream, buffer } = accepted;
-    let superseded = shared.incoming.enter(node);
-    shared.poke(node, Poke::Arrived);
+    let Accepted { name, node, class, mut stream, buffer } = accepted;
+    let superseded = shared.incoming.enter(node, class);
+    // A bulk connection comes and goes without meaning anything.
+    let is_sign_of_life = class == LinkClass::Consensus;
+    if is_sign_of_life {
+        shared.poke(node, Poke::Arrived);
+    }
     let ended = tokio::select! {
         error = link::receive(shared, node, &mut stream, buffer) => Some(error),
         () = superseded.notified() => None,
     };
-    shared.incoming.leave(node, &superseded);
+    shared.incoming.leave(node, class, &superseded);
     let Some(error) = ended else { return };
     if let PeerError::Fault(fault) = error {
         tracing::debug!(peer = %name, "closing the incoming link after a fault");
         refuse(shared, from, fault);
     }
-    shared.poke(node, Poke::Lost);
+    if is_sign_of_life {
+        shared.poke(node, Poke::Lost);
+    }
 }
 
 /// Reports why a connection did not become a link.
@@ -161,17 +168,17 @@ impl Drop for Place {
     }
 }
 
-/// The incoming link of each node: at most one, the newest.
+/// The incoming links of each node: at most one of each class, the newest.
 #[derive(Default)]
 pub(super) struct Incoming {
-    by_node: Mutex<BTreeMap<NodeId, Arc<Notify>>>,
+    by_node: Mutex<BTreeMap<(NodeId, LinkClass), Arc<Notify>>>,
 }
 
 impl Incoming {
-    /// Enters a new link; an older one of the same node is told to end. Resolves when this one is.
-    fn enter(&self, node: NodeId) -> Arc<Notify> {
+    /// Enters a new link; an older one of the same node and class is told to end. Resolves when this one is.
+    fn enter(&self, node: NodeId, class: LinkClass) -> Arc<Notify> {
         let superseded = Arc::new(Notify::new());
-        let older = lock(&self.by_node).insert(node, Arc::clone(&superseded));
+        let older = lock(&self.by_node).insert((node, class), Arc::clone(&superseded));
         if let Some(older) = older {
             older.notify_one();
         }
@@ -179,23 +186,25 @@ impl Incoming {
     }
 
     /// Takes a link that ended out, unless a newer one has taken its place.
-    fn leave(&self, node: NodeId, link: &Arc<Notify>) {
+    fn leave(&self, node: NodeId, class: LinkClass, link: &Arc<Notify>) {
         let mut by_node = lock(&self.by_node);
-        if by_node.get(&node).is_some_and(|present| Arc::ptr_eq(present, link)) {
-            by_node.remove(&node);
+        if by_node.get(&(node, class)).is_some_and(|present| Arc::ptr_eq(present, link)) {
+            by_node.remove(&(node, class));
         }
     }
 
-    /// Ends the link of `node`, if there is one.
+    /// Ends the links of `node`.
     pub(super) fn end(&self, node: NodeId) {
-        if let Some(link) = lock(&self.by_node).remove(&node) {
-            link.notify_one();
+        for class in [LinkClass::Bulk, LinkClass::Consensus] {
+            if let Some(link) = lock(&self.by_node).remove(&(node, class)) {
+                link.notify_one();
+            }
         }
     }
 
-    /// Whether there is a link of `node`.
+    /// Whether there is a link of `node` for consensus messages.
     pub(super) fn has(&self, node: NodeId) -> bool {
-        lock(&self.by_node).contains_key(&node)
+        lock(&self.by_node).contains_key(&(node, LinkClass::Consensus))
     }
 }
 

@@ -38,12 +38,15 @@
 //!   that name replaces it, when its name leaves the targets, or with the listener.
 //! - **Dialer**, one for each target, owned by [`Links`]: keeps the outgoing link. Ends when its
 //!   outbox is closed, after it wrote what is queued, for at most a second.
+//! - **Bulk**, one for each target, in the dialer's task: has a second connection while parts of a
+//!   snapshot are sent, so that they never stand before a heartbeat. Ends as the dialer does.
 //!
 //! # Channels
 //!
 //! - **Outbox**, from [`Links::send`] to a dialer. Bound: `PEER_QUEUE_FRAMES_MAX` while linked, the
 //!   newest `PEER_QUEUE_UNLINKED_FRAMES_MAX` while not. Full: `send` says false and consensus sends
 //!   again; while not linked, the oldest is dropped. Closed: the target was removed.
+//! - **Bulk outbox**, the same for the second connection. Bound: `PEER_BULK_QUEUE_FRAMES_MAX`.
 //! - **Inbound**, from connections and dialers to `node/`. Bound: the caller's. Full: the link is
 //!   read no further, and TCP slows that peer down. Closed: the node has stopped, and links end.
 //! - **Pokes**, from connections and `set_targets` to a dialer. Bound: 4. Full: the hint is
@@ -51,6 +54,7 @@
 //!
 //! Locks are held for the length of a map operation and never over an await.
 
+mod bulk;
 mod dialer;
 mod error;
 mod gatekeeper;

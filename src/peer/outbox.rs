@@ -7,16 +7,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::base::limits::{PEER_QUEUE_FRAMES_MAX, PEER_QUEUE_UNLINKED_FRAMES_MAX};
+use crate::base::limits::PEER_QUEUE_UNLINKED_FRAMES_MAX;
 use crate::wire::PeerMessage;
 
 /// The queue between [`super::Links::send`] (any thread) and one dialer (the only taker).
 ///
 /// - Closed once and for ever.
-/// - Never longer than [`PEER_QUEUE_FRAMES_MAX`]; the dialer may hold as many again that it is
-///   writing.
+/// - Never longer than its bound; the dialer may hold as many again that it is writing.
 pub(super) struct Outbox {
     state: Mutex<State>,
+    frames_max: usize,
     /// Holds a permit when something changed since the dialer last looked.
     changed: Notify,
 }
@@ -35,9 +35,10 @@ enum Phase {
 }
 
 impl Outbox {
-    pub(super) fn new() -> Self {
+    /// An empty one that holds at most `frames_max` messages while there is a link.
+    pub(super) fn new(frames_max: usize) -> Self {
         let state = State { queue: VecDeque::new(), phase: Phase::Unlinked, dropped: 0 };
-        Self { state: Mutex::new(state), changed: Notify::new() }
+        Self { state: Mutex::new(state), frames_max, changed: Notify::new() }
     }
 
     /// Queues a message. False when it was dropped.
@@ -45,9 +46,9 @@ impl Outbox {
         let mut state = self.lock();
         let full = match state.phase {
             Phase::Closed => true,
-            Phase::Linked => state.queue.len() >= PEER_QUEUE_FRAMES_MAX,
+            Phase::Linked => state.queue.len() >= self.frames_max,
             Phase::Unlinked => {
-                if state.queue.len() >= PEER_QUEUE_UNLINKED_FRAMES_MAX {
+                if state.queue.len() >= PEER_QUEUE_UNLINKED_FRAMES_MAX.min(self.frames_max) {
                     state.queue.pop_front();
                     state.dropped += 1;
                 }
@@ -140,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn unlinked_keeps_the_newest_and_linked_refuses_the_newest() {
-        let outbox = Outbox::new();
+        let outbox = Outbox::new(PEER_QUEUE_FRAMES_MAX);
         for context in 0..100 {
             assert!(outbox.push(message(context)));
         }
