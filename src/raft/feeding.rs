@@ -1,4 +1,4 @@
-//! What a leader sends to whom now: voters as fast as their windows allow, everybody else in rounds.
+//! What a leader sends to whom now: voters as fast as their windows allow, others in rounds.
 //!
 //! How far each is, is kept in `progress`; which part of the log may go to whom, in `change`.
 //!

@@ -81,7 +81,7 @@ impl Bench {
             if proposing == Some(at) {
                 let command = Bytes::from(vec![7; 200]);
                 self.raft.propose(self.now, vec![command]).unwrap();
-                propose_at = propose_at + every;
+                propose_at += every;
             }
             let now = self.now;
             for (_, message) in self.answers.extract_if(.., |(at, _)| *at <= now) {

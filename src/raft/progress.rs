@@ -101,8 +101,8 @@ impl Feed {
     }
 
     /// Whether there is something to send, when entries up to `last` may be sent: entries, or that
-    /// something was committed. A follower answers its own clients when it applies, so the latter is
-    /// worth a message of its own.
+    /// something was committed. A follower answers its own clients when it applies, so the latter
+    /// is worth a message of its own.
     pub(super) fn has_news(&self, last: Index, commit: Index) -> bool {
         self.is_probing()
             || self.next <= last

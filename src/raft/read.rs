@@ -56,6 +56,13 @@ impl Rounds {
         self.current.is_none() && !self.waiting.is_empty()
     }
 
+    /// Whether a read waits here already.
+    fn holds(&self, asker: NodeId, context: ReadContext) -> bool {
+        let read = (asker, context);
+        self.waiting.contains(&read)
+            || self.current.as_ref().is_some_and(|round| round.reads.contains(&read))
+    }
+
     fn len(&self) -> usize {
         self.waiting.len() + self.current.as_ref().map_or(0, |round| round.reads.len())
     }
@@ -68,6 +75,9 @@ impl Raft {
         let reads_max = limits::PENDING_REQUESTS_MAX;
         match &mut self.state {
             State::Leader(leader) => {
+                if leader.rounds.holds(node, context) {
+                    return Ok(());
+                }
                 if leader.rounds.len() >= reads_max {
                     return Err(ReadError::TooMany { reads_max });
                 }
@@ -91,7 +101,8 @@ impl Raft {
     /// A member asks through us. When too many wait, it is dropped: the member asks again.
     pub(super) fn read_request(&mut self, from: NodeId, context: ReadContext) {
         let State::Leader(leader) = &mut self.state else { return };
-        if leader.rounds.len() < limits::PENDING_REQUESTS_MAX {
+        if leader.rounds.len() < limits::PENDING_REQUESTS_MAX && !leader.rounds.holds(from, context)
+        {
             leader.rounds.waiting.insert((from, context));
             leader.dirty = true;
         }

@@ -1,4 +1,4 @@
-//! What a leader does: append, count acknowledgements, commit, and speak when it has nothing to say.
+//! What a leader does: append, count acknowledgements, commit, and speak with nothing to say.
 //!
 //! How far a member is, and whether more may be sent, is kept in `progress`; what is sent to it, in
 //! `feeding`; rounds of reads are in `read`.
@@ -40,8 +40,8 @@ impl Leader {
 }
 
 impl Raft {
-    /// The feed of a node that is taken on when the leader's entry `next` is appended. Of one without
-    /// a vote, what is committed is where it will be.
+    /// The feed of a node that is taken on when the leader's entry `next` is appended. One without
+    /// a vote will be where the commit index is.
     pub(super) fn new_feed(&self, node: NodeId, next: Index) -> Feed {
         let voter = self.membership().is_voter(node);
         Feed::new(if voter { next } else { self.commit.next() }, self.now)
