@@ -14,6 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use rustix::rand::{GetRandomFlags, getrandom};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::base::{ClusterId, WallMillis};
 use crate::config::Config;
@@ -342,29 +344,10 @@ fn random() -> Result<u64, Failure> {
 
 /// A moment as RFC 3339 writes it, in UTC, to the second.
 fn time(at: SystemTime) -> String {
-    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
-    let mut year = 1970;
-    let length = |year: u64| {
-        let is_leap =
-            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-        if is_leap { 366 } else { 365 }
-    };
-    while days >= length(year) {
-        days -= length(year);
-        year += 1;
-    }
-    let february = length(year) - 337;
-    let mut month = 1;
-    for days_of_month in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if days < days_of_month {
-            break;
-        }
-        days -= days_of_month;
-        month += 1;
-    }
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", days + 1)
+    let second =
+        OffsetDateTime::from(at).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    // Only a year of more than four digits has no such form.
+    second.format(&Rfc3339).unwrap_or_else(|_| "at no time that has a date".to_owned())
 }
 
 #[cfg(test)]
@@ -375,11 +358,6 @@ mod tests {
     fn moments_are_written_as_rfc_3339_does() {
         let written = |seconds| super::time(UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(written(0), "1970-01-01T00:00:00Z");
-        assert_eq!(written(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(written(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(written(1_709_251_199), "2024-02-29T23:59:59Z");
-        assert_eq!(written(4_107_542_399), "2100-02-28T23:59:59Z");
-        assert_eq!(written(4_107_542_400), "2100-03-01T00:00:00Z");
         assert_eq!(written(1_798_761_599), "2026-12-31T23:59:59Z");
     }
 }
