@@ -119,6 +119,9 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
         http,
         election_timeout,
         heartbeat_interval,
+        retained_entries: file.retained_entries.or(limits::LOG_RETAINED_ENTRIES_DEFAULT),
+        retained_bytes: file.retained_bytes.or(limits::LOG_RETAINED_BYTES_DEFAULT),
+        snapshot_rate: file.snapshot_rate.or(limits::SNAPSHOT_BYTES_PER_SECOND_DEFAULT),
         history: History {
             revisions: file.history_revisions.or(History::default().revisions),
             bytes: file.history_bytes.or(History::default().bytes),

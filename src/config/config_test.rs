@@ -70,7 +70,8 @@ tls: {cert: /c, key: k, ca: ../ca}
 data_dir: data
 socket: {path: s, mode: "0600", group: apps}
 http: {listen: "[::1]:80", token_file: t}
-raft: {election_timeout: 3s, heartbeat_interval: 1s}
+raft: {election_timeout: 3s, heartbeat_interval: 1s, retained_entries: 50, retained_bytes: 1MiB,
+       snapshot_rate: 2MiB}
 history: {revisions: 5, bytes: 2MiB, age: 24h}
 quota: {store_bytes: 10485760}
 limits: {key_bytes: 1KiB, value_bytes: 2KiB, request_bytes: 4KiB, txn_operations: 3,
@@ -89,6 +90,10 @@ shutdown_grace: 0s
     assert_eq!((http.listen.port(), &http.token_file), (80, &PathBuf::from("/etc/quorumd/t")));
     assert_eq!(config.replica_options().raft.election_timeout, Span::from_secs(3));
     assert_eq!(config.replica_options().raft.heartbeat_interval, Span::from_secs(1));
+    let replica = config.replica_options();
+    assert_eq!((replica.log_retained_entries, replica.log_retained_bytes), (50, 1 << 20));
+    assert_eq!((replica.save_after_entries, replica.cut_entries_min), (25, 7));
+    assert_eq!(replica.snapshot_bytes_per_second, 2 << 20);
     assert_eq!((config.history.revisions, config.history.bytes), (5, 2 << 20));
     assert_eq!(config.history.age, Some(Span::from_secs(86_400)));
     assert_eq!((config.store_bytes_max, config.disk_reserve_bytes), (10 << 20, 0));
@@ -106,7 +111,7 @@ fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
             "f:7:23: `raft.heartbeat_interval` must be a duration such as \"250ms\", \"10s\", \
              \"1m\" or \"2h\"; found 10",
             "f:8:3: unknown key `electoin_timeout`; known in `raft`: election_timeout, \
-             heartbeat_interval",
+             heartbeat_interval, retained_bytes, retained_entries, snapshot_rate",
             "f:9:14: `log.level` must be one of error, warn, info, debug, trace; found \"loud\"",
         ],
     );

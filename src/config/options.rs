@@ -35,6 +35,12 @@ pub struct Config {
     pub election_timeout: Span,
     /// How often a leader speaks when it has nothing to say.
     pub heartbeat_interval: Span,
+    /// Entries of the log that are kept for members that are behind.
+    pub retained_entries: u64,
+    /// Bytes of them.
+    pub retained_bytes: u64,
+    /// Bytes of snapshots that a leader sends in a second.
+    pub snapshot_rate: u64,
     /// How much of the past is kept.
     pub history: History,
     /// Live bytes of the store above which writes are refused.
@@ -153,6 +159,7 @@ impl Config {
 
     /// What the replica is given.
     pub fn replica_options(&self) -> replica::Options {
+        let defaults = replica::Options::default();
         replica::Options {
             raft: raft::Options {
                 election_timeout: self.election_timeout,
@@ -163,7 +170,14 @@ impl Config {
             history_revisions: self.history.revisions,
             history_bytes: self.history.bytes,
             history_age_ms: self.history.age.map(Span::as_millis),
-            ..replica::Options::default()
+            log_retained_entries: self.retained_entries,
+            log_retained_bytes: self.retained_bytes,
+            // The log is cut behind the saved state only: what is saved less often would be kept.
+            save_after_entries: defaults.save_after_entries.min(self.retained_entries.div_ceil(2)),
+            save_after_bytes: defaults.save_after_bytes.min(self.retained_bytes.div_ceil(2)),
+            cut_entries_min: defaults.cut_entries_min.min(self.retained_entries.div_ceil(8)),
+            snapshot_bytes_per_second: self.snapshot_rate,
+            ..defaults
         }
     }
 }

@@ -8,10 +8,10 @@ use std::sync::mpsc;
 use crate::base::{Index, NodeId, Term};
 use crate::node::error::Ended;
 use crate::node::mailbox::{Inbox, Mail, Mailbox};
-use crate::node::saver::Saver;
+use crate::node::saver::{Saver, Work};
 use crate::node::writer::Writer;
 use crate::raft::{Entry, HardState, Payload, PersistToken};
-use crate::replica::Event;
+use crate::replica::{Event, SnapshotDesk};
 use crate::state::{Meta, Row, RowChange, RowKey};
 use crate::storage::{Disk, Identity, LogBatch, RaftStore, StateStore, StorageError};
 
@@ -89,9 +89,10 @@ fn a_failed_write_or_sync_of_the_state_ends_the_process() {
         let (saves, queue) = mpsc::channel();
         let (mailbox, inbox) = Mailbox::new();
         let path = PathBuf::from("/nowhere/state.redb");
-        let saver = Saver { store, path, identity: identity(), queue, mailbox };
+        let desk = SnapshotDesk::default();
+        let saver = Saver { store, path, identity: identity(), queue, desk, mailbox };
         let row = Some(Row::Meta(Meta { applied_index: Index(5), ..Meta::default() }));
-        saves.send(vec![RowChange { key: RowKey::Meta, row }]).unwrap();
+        saves.send(Work::Save(vec![RowChange { key: RowKey::Meta, row }])).unwrap();
         drop(saves);
         disk.fail_after(nth);
         let end = saver.run();

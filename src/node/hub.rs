@@ -71,6 +71,17 @@ impl Hub {
                 }
             }
         }
+        if let Some(revision) = published.installed {
+            waiting.registry.everyone(revision, &mut woken);
+            for id in &woken {
+                if let Some(notify) = waiting.watchers.get(id) {
+                    notify.notify_one();
+                }
+            }
+            for notify in waiting.followers.values().flat_map(BTreeMap::values) {
+                notify.notify_one();
+            }
+        }
         waiting.woken = woken;
         if waiting.followers.is_empty() {
             return;

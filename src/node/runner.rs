@@ -14,6 +14,7 @@ use crate::node::error::Ended;
 use crate::node::fence_file;
 use crate::node::handle::Shared;
 use crate::node::mailbox::{Answer, Inbox, Mail, MembersAnswered};
+use crate::node::saver::Work;
 use crate::node::writer::Write;
 use crate::node::{Clock, LinkStatus, NodeStatus, StorageStatus};
 use crate::peer::{Links, Target};
@@ -21,7 +22,6 @@ use crate::raft::Member;
 use crate::replica::{
     Action, Event, Fence, MemberStatus, Replica, ReplicaStatus, Seed, Ticket, View,
 };
-use crate::state::RowChange;
 
 /// Events that are handled before the replica is polled: enough that one disk write serves all that
 /// waits, few enough that no caller waits for a thousand others.
@@ -58,8 +58,8 @@ pub(super) struct Runner {
     /// To the writer thread. Unbounded, because the replica must never wait for the writer, which
     /// reports back to it; raft bounds what can be in it by its windows and its uncommitted bytes.
     pub(super) writes: Sender<Write>,
-    /// To the saver thread; at most one element.
-    pub(super) saves: Sender<Vec<RowChange>>,
+    /// To the saver thread; at most one save, and for each snapshot on its way one job.
+    pub(super) saves: Sender<Work>,
     pub(super) links: Arc<Links>,
     pub(super) gauges: Gauges,
     pub(super) facts: Facts,
@@ -145,7 +145,11 @@ impl Runner {
             }
             Action::Save(changes) => {
                 // Closed only when the saver has failed, which ends the process by itself.
-                let _ = self.saves.send(changes);
+                let _ = self.saves.send(Work::Save(changes));
+            }
+            Action::Snapshot(job) => {
+                // As above.
+                let _ = self.saves.send(Work::Snapshot(job));
             }
             Action::Send { to, message } => {
                 // Whoever is no contact any more need not be told.

@@ -18,7 +18,7 @@ use crate::node::saver::Saver;
 use crate::node::writer::Writer;
 use crate::node::{Clock, Node, Options, disk, inbound};
 use crate::peer::Links;
-use crate::replica::Replica;
+use crate::replica::{Replica, SnapshotDesk};
 use crate::storage::{Identity, RaftStore, StateStore};
 use crate::watch::RenderCache;
 
@@ -79,6 +79,7 @@ pub(super) fn spawn(
         path: state_path,
         identity: stores.identity,
         queue: save_queue,
+        desk: SnapshotDesk::default(),
         mailbox,
     };
     let saver = supervise("saver", &shared, move || saver.run());

@@ -62,6 +62,12 @@ impl Raft {
         (self.log.start_term(), oldest.clone())
     }
 
+    /// The term and index of the last entry behind `index` that was given out to be written.
+    pub fn last_kept_behind(&self, index: Index) -> Option<(Term, Index)> {
+        let last = self.log.handed();
+        (last > index).then(|| (self.log.term_at(last).unwrap_or_default(), last))
+    }
+
     /// What a log that begins after `index` has to remember of it. Nothing when `index` is not
     /// committed, or was cut: a configuration that is not committed never travels (RELIABILITY C8).
     pub fn log_start(&self, index: Index) -> Option<LogStart> {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::base::{LeaseId, NodeId};
+use crate::base::{LeaseId, NodeId, Revision};
 use crate::raft::PersistToken;
-use crate::replica::{RequestError, Ticket};
+use crate::replica::{RequestError, SnapshotJob, Ticket};
 use crate::state::{LeaseChange, Outcome, QueueName, RevisionEvents, RowChange};
 use crate::storage::LogBatch;
 use crate::wire::{MembersReply, PeerMessage};
@@ -42,6 +42,10 @@ pub enum Action {
         /// What.
         message: PeerMessage,
     },
+    /// Work on `state.redb` for a snapshot, in the order of these and of saves, in the background;
+    /// what comes of it goes into `Event::Snapshot`. See
+    /// [`SnapshotDesk`](crate::replica::SnapshotDesk).
+    Snapshot(SnapshotJob),
     /// Write to `raft.redb`, in the order of these actions, then send `Event::Written(token)`. The
     /// writer may merge several into one transaction; it then reports the last token.
     Write {
@@ -65,6 +69,9 @@ pub struct Published {
     pub queues: Vec<QueueName>,
     /// Whether the status (role, leader, members) changed.
     pub status: bool,
+    /// A state from elsewhere took the place of the former one, and this is its revision: whoever
+    /// watches or follows anything is to look again.
+    pub installed: Option<Revision>,
 }
 
 impl Published {
@@ -75,5 +82,6 @@ impl Published {
             && self.promises.is_empty()
             && self.queues.is_empty()
             && !self.status
+            && self.installed.is_none()
     }
 }

@@ -1,7 +1,7 @@
 //! When the state is saved in the background, and how far the log is cut behind it.
 //!
-//! One save is under way at a time. The log is cut only behind what is saved, and only as far as
-//! every member has it: a member that comes back after a long time is still served from the log.
+//! One save is under way at a time. The log is cut only behind what is saved; of that, what every
+//! member has, and what is more than is kept for members that are behind: they get a snapshot.
 
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, Instant};
@@ -28,6 +28,8 @@ pub(super) struct Checkpoint {
     due: Option<Instant>,
     cut: Option<Cut>,
     save_interval: crate::base::Span,
+    /// A state is being put in the place of the saved one: nothing is saved meanwhile.
+    paused: bool,
 }
 
 impl Checkpoint {
@@ -41,6 +43,7 @@ impl Checkpoint {
             due: None,
             cut: None,
             save_interval: options.save_interval,
+            paused: false,
         }
     }
 
@@ -66,6 +69,25 @@ impl Checkpoint {
         }
     }
 
+    /// Saves nothing more until [`resume`](Self::resume). False, and nothing changes, while a save
+    /// is under way: its rows must not come after those of another state.
+    pub(super) fn pause(&mut self) -> bool {
+        if self.saving.is_none() {
+            self.paused = true;
+        }
+        self.saving.is_none()
+    }
+
+    /// Saves go on; after an install, from the state that took the place of the saved one.
+    pub(super) fn resume(&mut self, installed: Option<Index>) {
+        self.paused = false;
+        let Some(index) = installed else { return };
+        assert!(self.saving.is_none(), "a save is under way while {index} was installed");
+        assert!(index > self.saved, "{index} was installed over {}", self.saved);
+        self.saved = index;
+        (self.entries, self.bytes, self.due, self.cut) = (0, 0, None, None);
+    }
+
     /// A cut to be written with the next batch.
     pub(super) fn take_cut(&mut self) -> Option<Cut> {
         self.cut.take()
@@ -73,11 +95,12 @@ impl Checkpoint {
 
     /// When a save is due even if no more is applied.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.saving.is_some() { None } else { self.due }
+        if self.saving.is_some() || self.paused { None } else { self.due }
     }
 
     fn is_due(&self, options: &Options, now: Instant) -> bool {
         self.saving.is_none()
+            && !self.paused
             && (self.entries >= options.save_after_entries
                 || self.bytes >= options.save_after_bytes
                 || self.due.is_some_and(|due| due <= now))
@@ -104,8 +127,10 @@ impl Replica {
         {
             self.actions.push(Action::Save(changes));
         }
-        // What members that are behind lack is kept without a bound: no snapshots travel.
-        let retain = Retain { entries: u64::MAX, bytes: u64::MAX };
+        let retain = Retain {
+            entries: self.options.log_retained_entries,
+            bytes: self.options.log_retained_bytes,
+        };
         let unsaved = mutation::active(Mutation::LogCutBeyondSave);
         let saved = if unsaved { self.raft.status().applied } else { self.checkpoint.saved };
         let up_to = saved.min(self.raft.compactable(retain));

@@ -7,14 +7,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::base::{Boot, ClusterId, Index, Instant, LeaseId, NodeId, Rng, Span, WallMillis};
+use crate::base::{
+    Boot, ClusterId, Index, Instant, LeaseId, NodeId, Revision, Rng, Span, WallMillis,
+};
 use crate::raft::{Member, Membership, Role};
-use crate::replica::{Action, Event, Now, Options, Recovery, Replica, RequestError, Ticket};
+use crate::replica::{
+    Action, Event, Now, Options, Recovery, Replica, RequestError, SnapshotDesk, SnapshotJob, Ticket,
+};
 use crate::state::{
     Acquire, Bind, Condition, Holder, IdempotencyKey, Lease, NewLease, Operation, Outcome,
     Patience, QueueKind, QueueName,
 };
-use crate::storage::{Cut, Identity, RecoveredLog};
+use crate::storage::{Cut, Disk, Identity, RecoveredLog, StateStore};
 use crate::wire::{
     Claim, Genesis, Hello, HelloAnswer, LinkClass, MembersOrder, MembersReply, PeerMessage,
     Standing,
@@ -34,6 +38,15 @@ pub(super) struct Cluster {
     pub(super) names: BTreeMap<NodeId, String>,
     /// Whether the transport asks the roster of the receiver about every sender.
     pub(super) gated: bool,
+    /// What every node was told to look at again, by an installed state.
+    pub(super) installed: BTreeMap<NodeId, Revision>,
+    /// The saved state of each node.
+    pub(super) stores: BTreeMap<NodeId, (StateStore, SnapshotDesk)>,
+    /// Messages that are lost.
+    pub(super) lose: fn(&PeerMessage) -> bool,
+    /// Jobs of `state.redb` that wait until the test lets them go.
+    pub(super) hold_jobs: bool,
+    pub(super) held_jobs: VecDeque<(NodeId, SnapshotJob)>,
     network: VecDeque<(NodeId, NodeId, PeerMessage)>,
     tickets: u64,
 }
@@ -56,11 +69,19 @@ impl Cluster {
             replies: BTreeMap::new(),
             names: BTreeMap::new(),
             gated: false,
+            installed: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            lose: |_| false,
+            hold_jobs: false,
+            held_jobs: VecDeque::new(),
             network: VecDeque::new(),
             tickets: 0,
         };
         for node in nodes {
             let log = blank_log(node, size);
+            let store = StateStore::create_or_open(Disk::new(), &log.identity);
+            let (store, _) = store.expect("a new disk is sound");
+            cluster.stores.insert(node, (store, SnapshotDesk::default()));
             let recovery = Recovery { log, machine: None };
             let rng = Rng::new(node.get());
             let replica = Replica::recover(recovery, options.clone(), rng, Instant::ZERO)
@@ -95,7 +116,8 @@ impl Cluster {
             }
             delivered += 1;
             let Some((from, to, message)) = self.network.pop_front() else { break };
-            if self.cut.contains(&(from, to)) || self.paused.contains(&to) {
+            let lost = self.cut.contains(&(from, to)) || (self.lose)(&message);
+            if lost || self.paused.contains(&to) {
                 continue;
             }
             if !self.replicas.contains_key(&to) || (self.gated && !self.lets_in(to, from)) {
@@ -136,8 +158,20 @@ impl Cluster {
                         let before = self.replies.insert((node, ticket), result);
                         assert!(before.is_none(), "{ticket:?} was replied to twice on {node}");
                     }
-                    Action::Published(_) => {}
-                    Action::Save(_) => completed.push(Event::Saved),
+                    Action::Published(published) => {
+                        self.installed.extend(published.installed.map(|revision| (node, revision)));
+                    }
+                    Action::Save(changes) => {
+                        let (store, _) = self.stores.get_mut(&node).expect("each node has one");
+                        store.save(&changes).expect("the disk is sound");
+                        completed.push(Event::Saved);
+                    }
+                    Action::Snapshot(job) if self.hold_jobs => {
+                        self.held_jobs.push_back((node, job));
+                    }
+                    Action::Snapshot(job) => {
+                        completed.extend(perform(&mut self.stores, node, &job))
+                    }
                     Action::Send { to, message } => self.network.push_back((node, to, message)),
                     Action::Write { token, .. } => match self.slow.get(&node) {
                         Some(&takes) => {
@@ -185,6 +219,9 @@ impl Cluster {
         let mut log = blank_log(node, 1);
         log.identity.name = name.to_owned();
         log.genesis = Some(genesis);
+        let store = StateStore::create_or_open(Disk::new(), &log.identity);
+        let (store, _) = store.expect("a new disk is sound");
+        self.stores.insert(node, (store, SnapshotDesk::default()));
         let recovery = Recovery { log, machine: None };
         let rng = Rng::new(node.get());
         let replica = Replica::recover(recovery, Options::default(), rng, self.now)
@@ -296,6 +333,16 @@ impl Cluster {
         self.answers.get(&(node, ticket))
     }
 
+    /// Lets the jobs go that were held, in their order.
+    pub(super) fn release_jobs(&mut self) {
+        self.hold_jobs = false;
+        while let Some((node, job)) = self.held_jobs.pop_front() {
+            if let Some(event) = perform(&mut self.stores, node, &job) {
+                self.event(node, event);
+            }
+        }
+    }
+
     pub(super) fn isolate(&mut self, node: NodeId) {
         for &other in self.replicas.keys().filter(|&&other| other != node) {
             self.cut.extend([(node, other), (other, node)]);
@@ -331,6 +378,15 @@ fn hello(name: &str, claim: Claim) -> Hello {
         to_node: None,
         claim,
     }
+}
+
+fn perform(
+    stores: &mut BTreeMap<NodeId, (StateStore, SnapshotDesk)>,
+    node: NodeId,
+    job: &SnapshotJob,
+) -> Option<Event> {
+    let (store, desk) = stores.get_mut(&node).expect("each node has one");
+    desk.perform(store, job).expect("the disk is sound").map(Event::Snapshot)
 }
 
 /// The log of `node` in a new cluster of so many.

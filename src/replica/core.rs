@@ -20,6 +20,8 @@ use crate::replica::output::Unwritten;
 use crate::replica::reads::Reads;
 use crate::replica::requests::Requests;
 use crate::replica::retention::Retention;
+use crate::replica::snapshot_receiver::Receiver;
+use crate::replica::snapshot_sender::Sender;
 use crate::replica::standing::Standing;
 use crate::replica::transfer::Transfer;
 use crate::replica::{
@@ -60,6 +62,8 @@ pub struct Replica {
     pub(super) retention: Retention,
     pub(super) standing: Standing,
     pub(super) members: Members,
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
     pub(super) unwritten: VecDeque<Unwritten>,
     /// A hard state whose only news is the commit index waits here for the next write.
     pub(super) lazy_hard_state: Option<HardState>,
@@ -165,6 +169,7 @@ impl Replica {
                 }
             }
             Event::Saved => self.checkpoint.saved(),
+            Event::Snapshot(done) => self.snapshot_done(at, done),
             Event::Submit { ticket, operation, idempotency, deadline } => {
                 if self.admit(ticket) {
                     let taken = self.requests.submit(ticket, operation, idempotency, at, deadline);
@@ -200,6 +205,7 @@ impl Replica {
             self.route_requests(now);
             self.route_keepalives(at);
             self.ask_reads(at);
+            self.advance_snapshots(at);
             if !self.raft.has_ready() {
                 break;
             }
@@ -231,6 +237,7 @@ impl Replica {
             self.view().promises.next_deadline(),
             leading.and_then(|(expiry, _)| expiry.next_deadline()),
             leading.and_then(|(_, retention)| retention.next_deadline()),
+            self.snapshot_deadline(),
             self.checkpoint.next_deadline().filter(|_| !self.is_fenced()),
             self.resend_at,
             self.forward_held_until,
@@ -290,6 +297,7 @@ impl Replica {
                 && !self.is_fenced(),
             disk_full: self.disk.refuses_writes(),
             pending: self.requests.len() + self.reads.len(),
+            snapshots: self.receiver.status().into_iter().chain(self.sender.status()).collect(),
             removed: self.standing.removal(),
             fence: self.divergence.fence(),
             digests_agreed: self.divergence.agreed(),
@@ -361,12 +369,11 @@ impl Replica {
                 }
             }
             PeerMessage::KeepaliveAnswer(answer) => self.keepalive_answered(now, &answer),
-            // Nobody sends one yet.
-            PeerMessage::Snapshot(_) => {}
             PeerMessage::Members(request) => self.order_arrived(now, from, &request),
             PeerMessage::MembersAnswer(answer) => {
                 self.order_replied(answer.context, answer.reply);
             }
+            PeerMessage::Snapshot(message) => self.snapshot_message(now, from, message),
             PeerMessage::Raft(message) => {
                 if let Body::AppendAccepted { matched } = message.body {
                     self.mark_promise(from, message.term, matched);
@@ -376,7 +383,8 @@ impl Replica {
                     Body::AppendRequest { entries, .. } if !entries.is_empty()
                 );
                 // A full disk takes no entries: to the leader it looks as if they were lost.
-                if !(appends && (self.disk.full || self.fenced_log_is_full())) {
+                let installing = self.receiver.is_installing();
+                if !(appends && (self.disk.full || installing || self.fenced_log_is_full())) {
                     self.raft.step(now, message);
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::base::{Instant, LeaseId, NodeId, Revision, Token, WallMillis};
 use crate::raft::PersistToken;
+use crate::replica::SnapshotDone;
 use crate::state::{IdempotencyKey, Operation, QueueName};
 use crate::wire::{MembersOrder, PeerMessage};
 
@@ -99,6 +100,8 @@ pub enum Event {
     },
     /// The state of an `Action::Save` is durable.
     Saved,
+    /// What came of an `Action::Snapshot`.
+    Snapshot(SnapshotDone),
     /// A local caller wants something written.
     Submit {
         /// Answered with its outcome.

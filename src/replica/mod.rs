@@ -71,6 +71,12 @@ mod scenario_test;
 mod script_hosts_test;
 #[cfg(test)]
 mod script_test;
+mod snapshot_job;
+mod snapshot_receiver;
+mod snapshot_sender;
+#[cfg(test)]
+mod snapshot_test;
+mod snapshots;
 mod standing;
 mod status;
 mod survivor;
@@ -88,6 +94,8 @@ pub use options::Options;
 pub use promises::{Promise, PromiseState, Promises};
 pub use recover::{RecoverError, Recovery};
 pub use roster::Roster;
+pub use snapshot_job::{SnapshotDesk, SnapshotDone, SnapshotJob};
+pub use snapshots::{SnapshotPhase, SnapshotStatus};
 pub use status::{MemberStatus, Removal, ReplicaStatus, RequestError, UnavailableReason};
 pub use survivor::{Held, Part, Survivor};
 pub use view::View;

@@ -26,6 +26,12 @@ pub struct Options {
     /// The log is cut when at least so many entries can go: each cut costs a write of the rows that
     /// it removes.
     pub cut_entries_min: u64,
+    /// Entries that are kept for members that are behind...
+    pub log_retained_entries: u64,
+    /// ...and bytes of them; who lacks more gets a snapshot.
+    pub log_retained_bytes: u64,
+    /// Bytes of snapshots that a leader sends in one second to all members together.
+    pub snapshot_bytes_per_second: u64,
     /// Members compare the digests of their states after each entry whose index is a multiple of
     /// this. The same on all members, or they compare less often than they could.
     pub digest_every: u64,
@@ -53,6 +59,9 @@ impl Default for Options {
             save_after_bytes: 16 * 1024 * 1024,
             save_interval: Span::from_secs(30),
             cut_entries_min: 1_024,
+            log_retained_entries: limits::LOG_RETAINED_ENTRIES_DEFAULT,
+            log_retained_bytes: limits::LOG_RETAINED_BYTES_DEFAULT,
+            snapshot_bytes_per_second: limits::SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
             digest_every: limits::DIGEST_EVERY,
             slow_disk: Span::from_millis(250),
             slow_disk_period: Span::from_secs(10),
@@ -64,6 +73,12 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The rows of a snapshot that this node takes: the quota counts no leases, no remembered
+    /// outcomes and no heads of rows.
+    pub(super) fn snapshot_bytes_max(&self) -> u64 {
+        self.store_bytes_max.saturating_mul(2).saturating_add(1 << 30)
+    }
+
     /// The bounds of the history that watchers share: the same as those of the store's history.
     pub(super) fn watch_history(&self) -> HistoryOptions {
         let revisions_max = usize::try_from(self.history_revisions).unwrap_or(usize::MAX).max(1);

@@ -6,7 +6,7 @@
 use crate::base::{Index, Instant, Term};
 use crate::raft::{HardState, Message, PersistToken, Ready};
 use crate::replica::{Action, Now, Replica};
-use crate::storage::LogBatch;
+use crate::storage::{Cut, LogBatch};
 use crate::wire::PeerMessage;
 
 /// A `Ready` whose messages wait for the disk.
@@ -23,20 +23,21 @@ pub(super) struct Unwritten {
 
 impl Replica {
     pub(super) fn carry_out(&mut self, now: Now, ready: Ready) {
-        assert!(ready.cut.is_none(), "nobody installs a state");
         for message in ready.messages {
             self.send(message.to, PeerMessage::Raft(message));
         }
         if let Some(hard_state) = ready.hard_state {
             self.lazy_hard_state = Some(hard_state);
         }
-        self.write(
-            now.instant,
-            ready.token,
-            ready.must_sync,
-            ready.entries,
-            ready.messages_after_persist,
-        );
+        self.snapshots_needed(ready.snapshots);
+        let begin = ready.cut.map(|point| Cut {
+            index: point.index,
+            term: point.term,
+            membership: Some(point.membership),
+        });
+        let write = (ready.entries, begin);
+        let after = ready.messages_after_persist;
+        self.write(now.instant, ready.token, ready.must_sync, write, after);
         self.settle_written(now.instant);
         self.apply(now, ready.committed);
         for read in ready.reads {
@@ -54,7 +55,7 @@ impl Replica {
         now: Instant,
         token: PersistToken,
         must_sync: bool,
-        entries: Vec<crate::raft::Entry>,
+        (entries, begin): (Vec<crate::raft::Entry>, Option<Cut>),
         messages: Vec<Message>,
     ) {
         assert!(must_sync || entries.is_empty(), "entries that need not be synced were handed out");
@@ -64,6 +65,12 @@ impl Replica {
             if let Some(HardState { term, .. }) = hard_state {
                 self.written_term = term;
             }
+            if let Some(begin) = &begin {
+                self.written_last = (begin.term, begin.index);
+                if let Some(last) = self.raft.last_kept_behind(begin.index) {
+                    self.written_last = last;
+                }
+            }
             if let Some(last) = entries.last() {
                 self.written_last = (last.term, last.index);
             }
@@ -71,7 +78,7 @@ impl Replica {
             let entries = if entries.is_empty() { Vec::new() } else { vec![entries] };
             let batch = LogBatch {
                 hard_state,
-                begin: None,
+                begin: begin.map(Box::new),
                 entries,
                 cut: self.checkpoint.take_cut(),
                 marks: self.due_marks(),
@@ -103,6 +110,14 @@ impl Replica {
     /// When the oldest write that is not done was handed out.
     pub(super) fn oldest_write(&self) -> Option<Instant> {
         self.unwritten.iter().find_map(|unwritten| unwritten.handed)
+    }
+
+    /// A state was installed at `last`: what is under way is of a log that may be gone.
+    pub(super) fn forget_durable(&mut self, last: (Term, Index)) {
+        for unwritten in &mut self.unwritten {
+            unwritten.durable = None;
+        }
+        self.durable_last = last;
     }
 
     /// The write with this token and all before it are durable.

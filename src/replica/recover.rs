@@ -14,6 +14,8 @@ use crate::replica::members::Members;
 use crate::replica::reads::Reads;
 use crate::replica::requests::{Requests, first_number};
 use crate::replica::retention::Retention;
+use crate::replica::snapshot_receiver::Receiver;
+use crate::replica::snapshot_sender::Sender;
 use crate::replica::standing::Standing as MemberStanding;
 use crate::replica::transfer::Transfer;
 use crate::replica::{Options, Promises, Published, Replica, Roster, View};
@@ -132,6 +134,8 @@ impl Replica {
             disk: DiskSpace::default(),
             divergence: Divergence::default(),
             transfer: Transfer::default(),
+            sender: Sender::of_boot(boot),
+            receiver: Receiver::default(),
             draining: false,
             actions: Vec::new(),
             published: Published::default(),

@@ -243,6 +243,26 @@ impl Requests {
         self.settle(sequence)
     }
 
+    /// Settles those whose entry this node never saw, because a state took its place. Who waits for
+    /// one is returned, with its command.
+    pub(super) fn take_skipped(
+        &mut self,
+        is_settled: impl Fn(Sequence) -> bool,
+    ) -> Vec<(Ticket, Bytes)> {
+        let all = self.pending.iter();
+        let skipped =
+            all.filter(|(sequence, pending)| pending.attempts > 0 && is_settled(**sequence));
+        let skipped: Vec<(Sequence, Bytes)> =
+            skipped.map(|(&sequence, pending)| (sequence, pending.command.clone())).collect();
+        let mut waiting = Vec::new();
+        for (sequence, command) in skipped {
+            if let Some(ticket) = self.settle(sequence).and_then(|settled| settled.ticket) {
+                waiting.push((ticket, command));
+            }
+        }
+        waiting
+    }
+
     /// Nobody waits any more. A request that was never handed over is dropped.
     pub(super) fn abandon(&mut self, ticket: Ticket) {
         let Some(sequence) = self.tickets.remove(&ticket) else { return };

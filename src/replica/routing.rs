@@ -27,6 +27,9 @@ impl Replica {
                 self.intake.reset();
                 self.expiry = None;
             }
+            if (current.leads, current.term) != (self.leadership.leads, self.leadership.term) {
+                self.restart_snapshots();
+            }
             self.leadership = current;
             self.forward_held_until = None;
             self.published.status = true;

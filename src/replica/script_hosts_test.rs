@@ -342,7 +342,8 @@ impl Hosts {
                 self.host(node).replica = None;
             }
             Action::MembersReply { .. } => {}
-            Action::Published(_) => {}
+            // The log of a script is never long enough to be cut behind a member.
+            Action::Published(_) | Action::Snapshot(_) => {}
             Action::Save(changes) => {
                 let rows = &mut self.host(node).disk.rows;
                 for change in changes {

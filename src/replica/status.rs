@@ -2,7 +2,7 @@
 
 use crate::base::{Boot, ClusterId, Index, NodeId, Term};
 use crate::raft::{Membership, Progress, Role};
-use crate::replica::Fence;
+use crate::replica::{Fence, SnapshotStatus};
 use crate::wire::ChangeReport;
 
 /// A copy of what matters about a replica.
@@ -50,6 +50,8 @@ pub struct ReplicaStatus {
     pub disk_full: bool,
     /// Requests that wait for their outcome.
     pub pending: usize,
+    /// Snapshots on their way, the incoming one first.
+    pub snapshots: Vec<SnapshotStatus>,
     /// When this node is no member any more: since when.
     pub removed: Option<Removal>,
     /// Why this node serves nothing, if its state differs from that of a quorum.

@@ -192,6 +192,16 @@ impl StateMachine {
         }
     }
 
+    /// Whether a request of a present boot was applied, or can never be any more.
+    pub fn is_settled(&self, request: RequestId) -> bool {
+        self.requests.get(&request.node).is_some_and(|known| {
+            let is_past = request.boot == known.boot && request.sequence < known.floor;
+            let is_applied =
+                request.boot == known.boot && known.applied.contains(&request.sequence);
+            request.boot < known.boot || is_past || is_applied
+        })
+    }
+
     /// What the request with this idempotency key was answered, while it is remembered. The results
     /// of a transaction that read much are not kept: their list is then empty.
     pub fn idempotent_outcome(&self, key: &IdempotencyKey) -> Option<&Outcome> {

@@ -165,6 +165,11 @@ impl StateMachine {
         self.leases.count()
     }
 
+    /// Every lock and election in which somebody stands.
+    pub fn queue_names(&self) -> impl Iterator<Item = &crate::state::QueueName> {
+        self.queues.keys()
+    }
+
     /// A host's own lease, of its newest boot that has one.
     pub fn host_lease(&self, node: NodeId) -> Option<&Lease> {
         self.leases.host(node)

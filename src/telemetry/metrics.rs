@@ -196,6 +196,7 @@ mod tests {
                 ready: true,
                 disk_full: false,
                 pending: 4,
+                snapshots: Vec::new(),
                 removed: None,
                 fence: None,
                 digests_agreed: Index(64),

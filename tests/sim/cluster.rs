@@ -451,6 +451,16 @@ impl Cluster {
                 self.plan(after, Happening::Saved { node, life });
             }
             Action::Send { to, message } => self.send(node, to, message),
+            Action::Snapshot(job) => {
+                let process = self.nodes[node].process.as_mut().expect("it acts");
+                let done = match &mut process.state_store {
+                    Some(store) => process.desk.perform(store, &job).unwrap_or(job.failed()),
+                    None => job.failed(),
+                };
+                if let Some(done) = done {
+                    self.handle(node, Event::Snapshot(done));
+                }
+            }
             Action::Write { token, batch } => {
                 let process = self.nodes[node].process.as_mut().expect("it acts");
                 let raft = process.replica.raft();

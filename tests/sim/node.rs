@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use quorumd::base::{Epoch, Index, Instant, NodeId, Rng};
 use quorumd::raft::PersistToken;
-use quorumd::replica::{Event, Options, Recovery, Replica, Roster, Ticket, View};
+use quorumd::replica::{Event, Options, Recovery, Replica, Roster, SnapshotDesk, Ticket, View};
 use quorumd::state::{RestoreError, Row, RowChange, StateMachine};
-use quorumd::storage::{LogBatch, RaftStore, RecoveredLog, StateStore, StorageError, check};
+use quorumd::storage::{
+    LogBatch, RaftStore, RecoveredLog, StateStore, StorageError, check, finish_install,
+};
 use quorumd::wire::Genesis;
 
 use crate::clocks::Clock;
@@ -75,6 +77,8 @@ pub struct Process {
     pub writes: VecDeque<(PersistToken, LogBatch)>,
     /// The save under way.
     pub saving: Option<Vec<RowChange>>,
+    /// Its open snapshots.
+    pub desk: SnapshotDesk,
     /// Whether a poll is planned.
     pub poll_planned: bool,
     /// When the replica's own deadline is looked after.
@@ -167,6 +171,7 @@ impl Node {
             issued: self.durable.clone(),
             writing: None,
             writes: VecDeque::new(),
+            desk: SnapshotDesk::default(),
             saving: None,
             poll_planned: false,
             wake: None,
@@ -191,6 +196,7 @@ impl Node {
             Row::Meta(meta) => Some(*meta),
             _ => None,
         });
+        finish_install(&mut raft_store, &mut log, &state_store).map_err(StartError::Storage)?;
         check(&log, meta.as_ref()).map_err(StartError::Storage)?;
         let machine = if rows.is_empty() {
             StateMachine::new(Epoch(1))
