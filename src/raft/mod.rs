@@ -99,6 +99,8 @@ mod invariants;
 mod log;
 mod membership;
 mod message;
+#[cfg(test)]
+mod model_test;
 mod options;
 mod progress;
 mod quorum;

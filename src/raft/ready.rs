@@ -157,6 +157,18 @@ impl Writes {
         self.truncate_from(index.next());
     }
 
+    /// Gives the tokens `waiting`, which grow, the numbers from one on, and none later than them:
+    /// for tests that compare states.
+    #[cfg(test)]
+    pub(super) fn renumber(&mut self, waiting: &[PersistToken]) {
+        self.last_token = PersistToken(waiting.len() as u64);
+        for write in &mut self.under_way {
+            let place = waiting.iter().position(|token| *token == write.token);
+            let place = place.expect("what is under way waits for its disk");
+            write.token = PersistToken(place as u64 + 1);
+        }
+    }
+
     /// Panics, with values, when an invariant does not hold.
     pub(super) fn check(&self, log_last: Index) {
         let mut before = PersistToken::default();
