@@ -68,6 +68,25 @@ fn a_leader_that_leaves_hands_over_at_once_and_no_request_fails() {
     assert_eq!(cluster.replicas[&third].raft().role(), Role::Leader);
 }
 
+/// The successor is not reached, so that the hand-over takes its whole time and comes to nothing.
+#[test]
+fn what_is_asked_during_a_hand_over_waits_and_is_not_refused() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.cut.insert((leader, others(leader)[0]));
+    cluster.event(leader, Event::GiveWay);
+    cluster.settle();
+    let writes = write_everywhere(&mut cluster, "during");
+    cluster.advance(Span::from_millis(100));
+    assert!(cluster.replicas[&leader].raft().transferring().is_some());
+    for (node, ticket) in &writes {
+        assert_eq!(cluster.answer(*node, *ticket), None, "{node}");
+    }
+    cluster.heal();
+    cluster.advance(Span::from_secs(3));
+    assert_written(&cluster, &writes);
+}
+
 #[test]
 fn a_leader_without_room_gives_way_to_one_that_has_some_and_not_twice_in_a_row() {
     let (mut cluster, leader) = told(&Options::default());
