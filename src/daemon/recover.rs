@@ -21,7 +21,9 @@ use crate::base::{ClusterId, WallMillis};
 use crate::config::Config;
 use crate::replica::{Held, Part, RecoverError, Survivor};
 use crate::state::{Row, RowKey, StateMachine};
-use crate::storage::{Identity, RaftStore, RecoveredLog, StateStore, StorageError, check};
+use crate::storage::{
+    Identity, RaftStore, RecoveredLog, StateStore, StorageError, check, finish_install,
+};
 
 use super::check::read;
 use super::exit::{ExitCode, Failure, conclude, say};
@@ -57,11 +59,16 @@ pub fn recover(options: &RecoverOptions) -> ExitCode {
 fn inspect(path: &Path) -> Result<(), Failure> {
     let config = config(path)?;
     let written = last_written(&config);
-    let log = RaftStore::inspect(&config.data_dir.join("raft.redb")).map_err(storage)?;
+    let path = config.data_dir.join("raft.redb");
+    let (mut store, mut log) = RaftStore::open_copy(&path).map_err(storage)?;
     owned(&config, &log)?;
     let state = config.data_dir.join("state.redb");
     let rows = match state.exists() {
-        true => StateStore::inspect(&state, &log.identity).map_err(storage)?,
+        true => {
+            let opened = StateStore::open_copy(&state, &log.identity).map_err(storage)?;
+            finish_install(&mut store, &mut log, &opened.0).map_err(storage)?;
+            opened.1
+        }
         false => Vec::new(),
     };
     let survivor = survivor(log, rows)?;
@@ -80,10 +87,11 @@ fn force_new_cluster(path: &Path, is_confirmed: bool) -> Result<(), Failure> {
         cluster_name: String::new(),
     };
     let path = config.data_dir.join("raft.redb");
-    let (mut store, log) = RaftStore::open_path(&path, fresh).map_err(storage)?;
+    let (mut store, mut log) = RaftStore::open_path(&path, fresh).map_err(storage)?;
     owned(&config, &log)?;
     let path = config.data_dir.join("state.redb");
     let (state, rows) = StateStore::open_path(&path, &log.identity).map_err(storage)?;
+    finish_install(&mut store, &mut log, &state).map_err(storage)?;
     drop(state);
     let survivor = survivor(log, rows)?;
     if survivor.part() == Part::VoterAlone {
@@ -320,7 +328,7 @@ fn outcome(config: &Config, survivor: &Survivor, cluster: ClusterId) -> String {
          1. Start it:            systemctl start quorumd   (or: quorumd run --config ...)\n\
          2. Wipe the others:     remove the data directories of {}; with their old data they are \
          refused\n\
-         3. Start and add them:  quorumctl members ...     (docs/operations.md, \"Quorum lost for \
+         3. Start and add them:  quorumctl members add ... (docs/operations.md, \"Quorum lost for \
          good\")",
         config.cluster,
         all.term,

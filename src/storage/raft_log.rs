@@ -146,15 +146,15 @@ impl RaftStore {
         Self::open(open_file(FILE, path)?, fresh)
     }
 
-    /// What `raft.redb` at `path` holds, without a change to the file: a copy in memory is opened,
-    /// and the boot that it counts is forgotten. Errors as opening does; a file that is not there
-    /// is an error too.
-    pub fn inspect(path: &std::path::Path) -> Result<RecoveredLog, StorageError> {
+    /// Opens a copy in memory of `raft.redb` at `path`: the file stays as it is, and what is written
+    /// is forgotten, the boot among it. Errors as opening does; a file that is not there is an
+    /// error too.
+    pub fn open_copy(path: &std::path::Path) -> Result<(Self, RecoveredLog), StorageError> {
         let backend = copy_in_memory(FILE, path)?;
         // Asked for only when the making of the file was cut short: then it belongs to nobody.
         let nobody =
             || Identity { node: NodeId(0), name: String::new(), cluster_name: String::new() };
-        Ok(Self::open(backend, nobody)?.1)
+        Self::open(backend, nobody)
     }
 
     /// Opens what `backend` holds; when it is empty, or its making was cut short, it is made with

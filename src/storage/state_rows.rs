@@ -42,13 +42,14 @@ impl StateStore {
         Self::open(open_file(FILE, path)?, expected)
     }
 
-    /// The rows of `state.redb` at `path`, without a change to the file. Errors as opening does; a
-    /// file that is not there is an error too.
-    pub fn inspect(
+    /// Opens a copy in memory of `state.redb` at `path`, as [`RaftStore::open_copy`] does.
+    ///
+    /// [`RaftStore::open_copy`]: crate::storage::RaftStore::open_copy
+    pub fn open_copy(
         path: &std::path::Path,
         expected: &Identity,
-    ) -> Result<Vec<(RowKey, Row)>, StorageError> {
-        Ok(Self::open(copy_in_memory(FILE, path)?, expected)?.1)
+    ) -> Result<(Self, Vec<(RowKey, Row)>), StorageError> {
+        Self::open(copy_in_memory(FILE, path)?, expected)
     }
 
     /// Opens what `backend` holds, or makes it when it is empty, and reads every row, in key order.

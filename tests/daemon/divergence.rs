@@ -2,6 +2,7 @@
 //! says why, also after a restart, and nobody else notices.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use quorumd::base::Epoch;
@@ -10,7 +11,7 @@ use quorumd::state::{RestoreError, Row, RowChange, RowKey, StateMachine};
 use quorumd::storage::{Identity, RaftStore, StateStore};
 use quorumd::wire::decode_stamped;
 
-use crate::harness::{Cluster, wait_until};
+use crate::harness::{Cluster, quorumctl, wait_until};
 use crate::http::{Stream, get, put, try_ask};
 use crate::workload::Load;
 
@@ -118,4 +119,24 @@ fn a_node_that_went_astray_serves_nothing_and_says_why() {
     cluster.run(astray);
     wait_until("it serves its status", || cluster.nodes[astray].status());
     check(&cluster);
+    rebuild(&mut cluster, astray);
+    assert_eq!(get(&socket, local).text(), "right");
+}
+
+/// It is emptied and replaced under its name.
+fn rebuild(cluster: &mut Cluster, astray: usize) {
+    assert_eq!(cluster.nodes[astray].stop().code(), Some(0));
+    fs::remove_dir_all(&cluster.nodes[astray].data).unwrap();
+    cluster.run(astray);
+    let socket = cluster.socket(astray).to_owned();
+    wait_until("it waits to be added", || {
+        let alive = try_ask(&socket, "GET /healthz", &[], b"").ok()?;
+        (alive.status == 200).then_some(())
+    });
+    let name = cluster.nodes[astray].name.clone();
+    let mut command = quorumctl(cluster.socket(cluster.others(astray)[0]));
+    let replaced = command.args(["members", "replace", &name]).output().unwrap();
+    assert!(replaced.status.success(), "{}", String::from_utf8_lossy(&replaced.stderr));
+    cluster.nodes[astray].until_ready();
+    cluster.until_equal();
 }

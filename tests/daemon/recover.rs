@@ -6,7 +6,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Node, quorumd, wait_until};
+use crate::harness::{Cluster, Node, quorumctl, quorumd, wait_until};
 use crate::http::Stream;
 
 /// Exit codes of `quorumd`.
@@ -127,6 +127,36 @@ fn a_survivor_goes_on_with_its_data_and_old_nodes_stay_outside() {
     assert_eq!(cluster.nodes[survivor].stop().code(), CLEAN);
     cluster.run_again(survivor);
     cluster.nodes[survivor].get("/v1/kv/meanwhile").expect(200);
+    grow_again(&mut cluster, survivor, [old, gone]);
+}
+
+/// The others are wiped and added: three voters again, with all the data.
+fn grow_again(cluster: &mut Cluster, survivor: usize, [old, gone]: [usize; 2]) {
+    fs::remove_dir_all(&cluster.nodes[old].data).unwrap();
+    cluster.run(old);
+    let at = |node: usize| {
+        let node = &cluster.nodes[node];
+        format!("{}={}", node.name, node.port.address)
+    };
+    let mut command = quorumctl(&cluster.nodes[survivor].socket);
+    command.args(["members", "add", &at(old), &at(gone), "--voter"]);
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(status.success(), "{}{}", text(&stdout), text(&stderr));
+    cluster.nodes.iter_mut().for_each(Node::until_ready);
+    let state = cluster.until_equal();
+    let members = state["members"].as_array().unwrap();
+    assert!(
+        members.len() == 3 && members.iter().all(|member| member["role"] == "voter"),
+        "{state}"
+    );
+    // The two that came back are a quorum that holds everything.
+    cluster.nodes[survivor].kill();
+    cluster.leader_of(&[old, gone]);
+    cluster.nodes[gone].put("grown", "v").expect(201);
+    for key in ["k0", "k9", "after", "meanwhile"] {
+        cluster.nodes[old].get(&format!("/v1/kv/{key}")).expect(200);
+    }
 }
 
 /// Both of the others come back with their data: they are a quorum of the old cluster, and the new
