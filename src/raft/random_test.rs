@@ -67,7 +67,10 @@ impl Disk {
         }
         (self.start, self.start_term) = (point.index, point.term);
         self.base = point.membership.clone();
-        self.hard_state.term = self.hard_state.term.max(point.term);
+        // As `storage/` does: a vote is of its term.
+        if self.hard_state.term < point.term {
+            (self.hard_state.term, self.hard_state.vote) = (point.term, None);
+        }
         self.installing = None;
     }
 
@@ -770,7 +773,8 @@ fn run(seed: u64, steps: u64) -> World {
 
 /// A hundred, or those that `QUORUMD_RAFT_SEEDS=first..end` names.
 fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("QUORUMD_RAFT_SEEDS") else { return 0..100 };
+    let Some(text) = std::env::var_os("QUORUMD_RAFT_SEEDS") else { return 0..100 };
+    let text = text.into_string().unwrap();
     let (first, end) = text.split_once("..").expect("first..end");
     first.parse().unwrap()..end.parse().unwrap()
 }

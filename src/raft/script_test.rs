@@ -675,7 +675,9 @@ fn begin_after(disk: &mut Restored, point: &LogStart) {
     }
     (disk.snapshot_index, disk.snapshot_term) = (point.index, point.term);
     disk.membership = point.membership.clone();
-    disk.hard_state.term = disk.hard_state.term.max(point.term);
+    if disk.hard_state.term < point.term {
+        (disk.hard_state.term, disk.hard_state.vote) = (point.term, None);
+    }
 }
 
 fn restored(membership: Membership) -> Restored {
@@ -805,4 +807,24 @@ fn scripts_print_what_was_committed() {
         }
     }
     assert!(scripts >= 130, "only {scripts} scripts were found");
+}
+
+/// The documents name scripts as what shows a rule: each must be there.
+#[test]
+fn scripts_that_the_documents_name_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let groups = ["append", "commit", "election", "membership", "read", "snapshot", "transfer"];
+    let mut named = 0;
+    for document in ["docs/raft.md", "docs/scripts.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        for name in text.split('`').filter(|name| !name.contains(['*', ' '])) {
+            let Some((group, script)) = name.split_once('/') else { continue };
+            if groups.contains(&group) && !script.is_empty() {
+                let path = root.join("src/raft/testscripts").join(name);
+                assert!(path.exists(), "{document} names {name}, which is not there");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 150, "only {named} scripts are named");
 }
