@@ -3,11 +3,12 @@
 use http::{Response, StatusCode};
 
 use crate::api::types::{
-    HealthNote, HexId, Incarnation, LinkView, NodeRole, NodeState, StatusAnswer, StorageView,
+    HealthNote, HexId, Incarnation, LinkView, NodeRole, NodeState, SnapshotView, StatusAnswer,
+    StorageView,
 };
 use crate::base::NodeId;
 use crate::node::{NodeStatus, StartPhase, StartStatus};
-use crate::replica::Role;
+use crate::replica::{Role, SnapshotPhase, SnapshotStatus};
 
 use super::answer::{Stamp, json};
 use super::context::{Ask, Context, node_name};
@@ -58,6 +59,7 @@ fn status_view(status: &NodeStatus) -> StatusAnswer {
         pending: replica.pending as u64,
         members: member_views(status),
         links: status.links.iter().map(link_view).collect(),
+        snapshots: replica.snapshots.iter().map(|it| snapshot_view(status, it)).collect(),
         health: health(status),
         notes: notes(status),
         storage: StorageView {
@@ -79,6 +81,24 @@ fn link_view(link: &crate::node::LinkStatus) -> LinkView {
         name: link.name.clone(),
         connected: link.connected,
         last_error: link.last_error.clone(),
+    }
+}
+
+fn snapshot_view(status: &NodeStatus, snapshot: &SnapshotStatus) -> SnapshotView {
+    let phase = match snapshot.phase {
+        SnapshotPhase::Failed => "failed",
+        SnapshotPhase::Installing => "installing",
+        SnapshotPhase::Transferring => "transferring",
+        SnapshotPhase::Waiting => "waiting",
+    };
+    SnapshotView {
+        member: node_name(status, snapshot.member).unwrap_or_else(|| snapshot.member.to_string()),
+        outgoing: snapshot.outgoing,
+        phase: phase.to_owned(),
+        index: snapshot.index.get(),
+        rows: snapshot.rows,
+        rows_done: snapshot.rows_done,
+        refusal: snapshot.refusal.map(|refusal| refusal.to_string()),
     }
 }
 
@@ -110,6 +130,7 @@ pub(super) fn starting_view(starting: &StartStatus) -> StatusAnswer {
         pending: 0,
         members: Vec::new(),
         links: Vec::new(),
+        snapshots: Vec::new(),
         health: vec![HealthNote { code: code.to_owned(), detail: starting.phase.sentence() }],
         notes: Vec::new(),
         storage: StorageView::default(),
@@ -137,6 +158,13 @@ fn health(status: &NodeStatus) -> Vec<HealthNote> {
     if let Some(removal) = status.replica.removed {
         note("removed", removal.to_string());
         return notes;
+    }
+    for snapshot in &status.replica.snapshots {
+        let Some(refusal) = snapshot.refusal else { continue };
+        let member = node_name(status, snapshot.member);
+        let member = member.unwrap_or_else(|| snapshot.member.to_string());
+        let way = if snapshot.outgoing { "to" } else { "from" };
+        note("snapshot_refused", format!("a snapshot {way} {member} was refused: {refusal}"));
     }
     if status.replica.leader.is_none() {
         let detail = "no leader is known: writes and linearizable reads wait, local reads go on";

@@ -94,6 +94,13 @@ fn add_raft(registry: &mut Registry, status: &NodeStatus) {
         lag.get_or_create(&labels).set(i64::try_from(behind).unwrap_or(i64::MAX));
     }
     raft.register("peer_lag_entries", "On the leader: entries that a member lacks", lag);
+    let snapshots = Family::<[(&str, &str); 1], Gauge>::default();
+    for (direction, outgoing) in [("in", false), ("out", true)] {
+        let count = replica.snapshots.iter().filter(|it| it.outgoing == outgoing).count();
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        snapshots.get_or_create(&[("direction", direction)]).set(count);
+    }
+    raft.register("snapshots", "States on their way from or to other members", snapshots);
 }
 
 fn add_store(registry: &mut Registry, status: &NodeStatus) {

@@ -43,14 +43,6 @@ pub enum PeerMessage {
     Snapshot(SnapshotMessage),
 }
 
-impl PeerMessage {
-    /// Whether it is so large, and so little in a hurry, that it travels on the bulk connection.
-    pub fn is_bulk(&self) -> bool {
-        let Self::Snapshot(message) = self else { return false };
-        matches!(message, SnapshotMessage::Chunk(_) | SnapshotMessage::Offer(_))
-    }
-}
-
 /// A forwarded request: a command as `encode_command` renders it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedCommand {

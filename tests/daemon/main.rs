@@ -29,4 +29,5 @@ mod peer_port;
 mod readme;
 mod recover;
 mod run;
+mod snapshot;
 mod status;

@@ -25,7 +25,9 @@ pub use members::{
     Becomes, ChangeDone, ChangePhase, LeaderAnswer, LeaderRequest, MemberAt, MemberRole,
     MemberView, MembersAnswer, MembersMessage, MembersRequest, NewcomerView, WantedMember,
 };
-pub use node::{HealthNote, LinkView, NodeRole, NodeState, StatusAnswer, StorageView};
+pub use node::{
+    HealthNote, LinkView, NodeRole, NodeState, SnapshotView, StatusAnswer, StorageView,
+};
 pub use problem::{Applied, Code, Problem};
 pub use queue::{
     AcquireRequest, Bind, CampaignRequest, ElectionMessage, ElectionView, ElectionsAnswer,

@@ -90,6 +90,26 @@ pub struct LinkView {
     pub last_error: Option<String>,
 }
 
+/// A snapshot on its way to or from another member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotView {
+    /// The other member.
+    pub member: String,
+    /// Whether this node sends it.
+    pub outgoing: bool,
+    /// `waiting`, `transferring`, `installing` or `failed`; a failed one is tried again.
+    pub phase: String,
+    /// The log index of the state; zero while it is not known.
+    pub index: u64,
+    /// Rows that it has.
+    pub rows: u64,
+    /// Rows that the receiver has of it.
+    pub rows_done: u64,
+    /// Why the last one was refused, if it was.
+    #[serde(default)]
+    pub refusal: Option<String>,
+}
+
 /// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusAnswer {
@@ -137,6 +157,9 @@ pub struct StatusAnswer {
     /// Connections to the other members.
     #[serde(default)]
     pub links: Vec<LinkView>,
+    /// Snapshots on their way.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotView>,
     /// Empty when all is well.
     #[serde(default)]
     pub health: Vec<HealthNote>,
