@@ -292,8 +292,7 @@ fn voter_named(membership: &Membership, name: &str) -> Option<NodeId> {
 
 fn warnings(wanted: &WantedMembers) -> Vec<String> {
     let voters = wanted.voters.len();
-    if voters.is_multiple_of(2) {
-        let fewer = voters - 1;
+    if let Some(fewer) = voters.checked_sub(1).filter(|fewer| !fewer.is_multiple_of(2)) {
         return vec![format!(
             "{voters} voters survive the loss of no more than {fewer} do: an odd number is better"
         )];
@@ -339,9 +338,12 @@ impl Change {
             let message = match self.step(&status)? {
                 Step::CatchingUp => Some(self.catching_up().await),
                 Step::Done(done) => return Ok(done),
-                Step::Joint => {
-                    Some(MembersMessage::Joint { index: status.replica.membership_index.get() })
-                }
+                Step::Joint => Some(MembersMessage::Joint {
+                    index: status.replica.membership_index.get(),
+                    waits: status.replica.leader.is_none().then(|| {
+                        "no leader is known: a majority of the voters has to be up".to_owned()
+                    }),
+                }),
                 Step::Unheard => None,
             };
             let is_due = told_at.elapsed() >= duration(limits::PROGRESS_INTERVAL);

@@ -272,7 +272,8 @@ async fn follow(
             MembersMessage::Error(problem) => {
                 return Err(Error::Problem(Box::new(problem)).into());
             }
-            MembersMessage::Joint { .. } => "switching to the new members".to_owned(),
+            MembersMessage::Joint { waits: Some(waits), .. } => format!("waiting: {waits}"),
+            MembersMessage::Joint { waits: None, .. } => "switching to the new members".to_owned(),
             MembersMessage::Unknown => continue,
         };
         if output == Output::Text && line != told {

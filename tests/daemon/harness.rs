@@ -80,6 +80,8 @@ pub struct Options {
     pub more: String,
     /// Certificates of authorities that the nodes trust besides their own, as PEM.
     pub more_roots: String,
+    /// How many nodes, when not three.
+    pub size: Option<usize>,
     /// Where the data of the nodes is kept: beside their configuration unless given.
     pub data: Option<PathBuf>,
 }
@@ -122,7 +124,7 @@ impl Cluster {
     pub fn prepare(options: &Options) -> Self {
         let directory = test_directory();
         let authority = Authority::create(CLUSTER).unwrap();
-        let ports: Vec<Port> = (0..3).map(|_| Port::reserve()).collect();
+        let ports: Vec<Port> = (0..options.size.unwrap_or(3)).map(|_| Port::reserve()).collect();
         let targets: Vec<SocketAddr> = ports.iter().map(|port| port.address).collect();
         let network = options.proxied.then(|| Network::start(&targets));
         let addresses = network.as_ref().map_or(targets, Network::addresses);
@@ -130,25 +132,43 @@ impl Cluster {
             .zip(&addresses)
             .map(|(number, address)| format!("  n{number}: \"{address}\"\n"))
             .collect();
-        let node = |(index, port): (usize, Port)| {
-            let name = format!("n{}", index + 1);
-            let home = directory.path().join(&name);
-            fs::create_dir(&home).unwrap();
-            certify(&authority, &name, &home, &options.more_roots);
-            let data = options.data.as_ref().map_or(home.join("data"), |data| data.join(&name));
-            let text = format!(
-                "cluster: {CLUSTER}\nname: {name}\nlisten: \"{}\"\nmembers:\n{members}\
-                 data_dir: {}\n{TEST_CONFIG}{}",
-                port.address,
-                data.display(),
-                options.more
-            );
-            fs::write(home.join("quorumd.yaml"), text).unwrap();
-            let (socket, config) = (home.join("s"), home.join("quorumd.yaml"));
-            Node { name, home, data, socket, config, port, child: None }
-        };
-        let nodes = ports.into_iter().enumerate().map(node).collect();
-        Self { nodes, authority, network, directory }
+        let mut cluster = Self { nodes: Vec::new(), authority, network, directory };
+        for port in ports {
+            cluster.make_node(port, &members, options);
+        }
+        cluster
+    }
+
+    fn make_node(&mut self, port: Port, members: &str, options: &Options) {
+        let name = format!("n{}", self.nodes.len() + 1);
+        let home = self.directory.path().join(&name);
+        fs::create_dir(&home).unwrap();
+        certify(&self.authority, &name, &home, &options.more_roots);
+        let data = options.data.as_ref().map_or(home.join("data"), |data| data.join(&name));
+        let text = format!(
+            "cluster: {CLUSTER}\nname: {name}\nlisten: \"{}\"\nmembers:\n{members}\
+             data_dir: {}\n{TEST_CONFIG}{}",
+            port.address,
+            data.display(),
+            options.more
+        );
+        fs::write(home.join("quorumd.yaml"), text).unwrap();
+        let (socket, config) = (home.join("s"), home.join("quorumd.yaml"));
+        self.nodes.push(Node { name, home, data, socket, config, port, child: None });
+    }
+
+    /// One more node, which runs and waits to be added: its index.
+    pub fn newcomer(&mut self) -> usize {
+        let port = Port::reserve();
+        let number = self.nodes.len() + 1;
+        let listed = self.nodes.iter().map(|node| (&node.name, node.port.address));
+        let mut members: String =
+            listed.map(|(name, address)| format!("  {name}: \"{address}\"\n")).collect();
+        members += &format!("  n{number}: \"{}\"\n", port.address);
+        self.make_node(port, &members, &Options::default());
+        self.run(number - 1);
+        self.nodes[number - 1].until_waiting();
+        number - 1
     }
 
     /// Starts the process of a node.
@@ -366,6 +386,15 @@ impl Node {
             );
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Waits until it says that it waits to be added.
+    #[track_caller]
+    pub fn until_waiting(&self) {
+        wait_until("it waits to be added", || {
+            let status = self.status()?;
+            (status["state"] == "waiting_to_be_added").then_some(())
+        });
     }
 
     /// Waits until the node answers a linearizable read.

@@ -23,6 +23,7 @@ mod divergence;
 mod handover;
 mod holder;
 mod kill;
+mod members;
 mod partition;
 mod pause;
 mod peer_port;

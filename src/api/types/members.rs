@@ -172,6 +172,9 @@ pub enum MembersMessage {
     Joint {
         /// The log index of the members as they are.
         index: u64,
+        /// What the change waits for that will not come about by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waits: Option<String>,
     },
     /// A message that this program does not know.
     #[serde(other)]
