@@ -7,9 +7,9 @@ use std::fmt::Debug;
 
 use super::disk::Disk;
 use super::rot_test::{appended, entries, everything, identity, live_a_little, write_log};
-use crate::base::{Boot, Epoch, Index, Rng, Term};
+use crate::base::{Boot, Epoch, Index, NodeId, RequestId, Rng, Sequence, Term, WallMillis};
 use crate::raft::HardState;
-use crate::state::{Meta, Row, RowChange, RowKey, StateMachine};
+use crate::state::{Command, Condition, Meta, Operation, Row, RowChange, RowKey, StateMachine};
 use crate::storage::{Cut, LogBatch, RaftStore, RecoveredLog, StateStore, StorageError, check};
 
 /// Images that are drawn of each crash.
@@ -380,4 +380,36 @@ fn rot_under_a_running_process_is_found_when_a_row_is_read_again() {
     assert!(matches!(error, StorageError::Corrupt { .. }), "{error:?}");
     let error = store.write(&replaced).unwrap_err();
     assert!(matches!(error, StorageError::Latched { .. }), "{error:?}");
+}
+
+/// The rows of a snapshot are read long after the file was checked. A byte of a value that changed
+/// since, in a page that redb no longer has in memory, is not sent to another node.
+#[test]
+fn rot_under_a_running_process_is_found_when_a_snapshot_is_read() {
+    let disk = Disk::new();
+    let (mut store, _) = open_rows(&disk).unwrap();
+    let mut state = StateMachine::new(Epoch(1));
+    let mut place = None;
+    for number in 1..=80 {
+        let operation = Operation::Put {
+            key: vec![number].into(),
+            value: vec![number; 400_000].into(),
+            lease: None,
+            condition: Condition::None,
+        };
+        let sequence = u64::from(number);
+        let command = Command {
+            request: RequestId { node: NodeId(1), boot: Boot(1), sequence: Sequence(sequence) },
+            floor: Sequence(sequence),
+            idempotency: None,
+            operation,
+        };
+        state.apply(Index(sequence), Term(1), WallMillis(1), &command);
+        store.save(&state.take_row_changes()).unwrap();
+        place = place.or_else(|| disk.content().windows(300).position(|bytes| bytes == [1; 300]));
+    }
+    disk.rot(place.expect("the first value is there"), 0x10);
+    let snapshot = store.snapshot().unwrap().expect("something was saved");
+    let error = snapshot.chunk(None, usize::MAX).unwrap_err();
+    assert!(matches!(error, StorageError::Corrupt { .. }), "{error:?}");
 }

@@ -60,7 +60,8 @@ impl StateSnapshot {
     }
 
     /// The rows after the key `after`, or from the first on: at most `bytes_max` of keys and
-    /// values, and at least one row while there is one.
+    /// values, and at least one row while there is one. Each is compared with its checksum: pages
+    /// are read anew, perhaps long after the file was checked.
     pub fn chunk(&self, after: Option<&[u8]>, bytes_max: usize) -> Result<RowChunk, StorageError> {
         let from = match after {
             Some(key) => (std::ops::Bound::Excluded(key), std::ops::Bound::Unbounded),
@@ -69,6 +70,9 @@ impl StateSnapshot {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         for row in self.table.range::<&[u8]>(from).map_err(|e| self.watch.error(e))? {
             let (key, value) = row.map_err(|e| self.watch.error(e))?;
+            decode_row(key.value(), value.value()).map_err(|error| {
+                StorageError::row(self.watch.file(), "a row of the state", error)
+            })?;
             bytes += key.value().len() + value.value().len();
             if bytes > bytes_max && !rows.is_empty() {
                 return Ok(RowChunk { rows, is_last: false });
