@@ -52,6 +52,9 @@ pub enum Mutation {
     HeartbeatCommitsUnmatched,
     /// A retry under the caller's own name is executed again (K4).
     IdempotencyKeyIgnored,
+    /// A node that installs a state keeps entries of another history behind it (RELIABILITY C2,
+    /// R6).
+    InstallKeepsLog,
     /// Entries commit by the incoming half of a joint configuration alone (dissertation, 4.3; R10,
     /// R14).
     JointHalfCommits,
@@ -101,6 +104,9 @@ pub enum Mutation {
     SaveLosesRow,
     /// A lock lets one more hold than it has slots (L5).
     SlotsOffByOne,
+    /// A snapshot carries the newest configuration of its sender, committed or not (RELIABILITY C8,
+    /// R16).
+    SnapshotTakesNewestConfig,
     /// The log is written without a sync (RELIABILITY B8, F8).
     SyncSkipped,
     /// A node forgets at its start what it does not know to be committed (RELIABILITY F9, R7).
@@ -145,6 +151,7 @@ impl Mutation {
         Mutation::ExpiryIgnoresTerm,
         Mutation::HeartbeatCommitsUnmatched,
         Mutation::IdempotencyKeyIgnored,
+        Mutation::InstallKeepsLog,
         Mutation::JointHalfCommits,
         Mutation::JointHalfElects,
         Mutation::JointLeftEarly,
@@ -167,6 +174,7 @@ impl Mutation {
         Mutation::SaveAheadOfLog,
         Mutation::SaveLosesRow,
         Mutation::SlotsOffByOne,
+        Mutation::SnapshotTakesNewestConfig,
         Mutation::SyncSkipped,
         Mutation::TailForgottenAtRestart,
         Mutation::TruncateWithoutConflict,

@@ -3,6 +3,7 @@
 //! Which member needs such a state is noticed in `replication`; how the state travels, and that it
 //! is durable before the log begins after it, is the business of `replica/` and `storage/`.
 
+use crate::base::mutation::{self, Mutation};
 use crate::base::{Index, Instant, NodeId, Term};
 use crate::raft::progress::Feed;
 use crate::raft::roles::State;
@@ -75,7 +76,9 @@ impl Raft {
             return None;
         }
         let term = self.log.term_at(index)?;
-        let (_, membership) = self.configurations.iter().rev().find(|(at, _)| *at <= index)?;
+        let newest = mutation::active(Mutation::SnapshotTakesNewestConfig);
+        let mut all = self.configurations.iter().rev();
+        let (_, membership) = all.find(|(at, _)| newest || *at <= index)?;
         Some(LogStart { index, term, membership: membership.clone() })
     }
 
@@ -116,7 +119,8 @@ impl Raft {
             return false;
         }
         let LogStart { index, term, membership } = point.clone();
-        if self.log.term_at(index) == Some(term) {
+        let keeps = mutation::active(Mutation::InstallKeepsLog) && self.log.last_index() >= index;
+        if keeps || self.log.term_at(index) == Some(term) {
             self.commit_known(index);
             self.log.begin_after(index, term);
             self.configurations.compact(index);

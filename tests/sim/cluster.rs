@@ -13,9 +13,11 @@ use quorumd::storage::LogBatch;
 use quorumd::wire::{FrameDecoder, Genesis, Hello, HelloAnswer, PeerMessage, encode_frame};
 
 use crate::clocks::Clock;
+use crate::disks::StateWork;
 use crate::faults::Faults;
 use crate::network::{Behaviour, Network};
 use crate::node::Node;
+use crate::operator::Operator;
 use crate::oracle::Oracle;
 use crate::run::{Lean, Plan};
 use crate::trace::{Trace, brief};
@@ -40,13 +42,17 @@ pub enum Happening {
     LinkLost { from: usize, to: usize, life: u64, redial_failed: bool },
     /// A partition ends, or slow links are fast again.
     Mend(Vec<(usize, usize)>),
+    /// A blank host asks who it is.
+    Join(usize),
     /// A message arrives that was sent at `sent`.
-    Message { from: usize, to: usize, life: u64, sent: u64, message: Box<PeerMessage> },
+    Message { from: NodeId, to: usize, life: u64, sent: u64, message: Box<PeerMessage> },
+    /// The operator gives an order.
+    Operator,
     /// A replica is polled.
     Poll { node: usize, life: u64 },
     /// A stopped process goes on.
     Resume { node: usize, life: u64 },
-    /// A save is durable.
+    /// A save, or work for a snapshot, is done.
     Saved { node: usize, life: u64 },
     /// A crashed process starts again.
     Start(usize),
@@ -72,13 +78,14 @@ pub struct Cluster {
     pub faults: Faults,
     /// Who uses them.
     pub workload: Workload,
+    /// Who changes their members.
+    pub operator: Operator,
     /// What happened.
     pub trace: Trace,
     /// How many things happened.
     pub steps: u64,
     pub(crate) options: Options,
     pub(crate) plan: Plan,
-    genesis: Genesis,
     inflight: BTreeMap<usize, LogBatch>,
     /// Links that are being dialled: one hello at a time, as a dialer does.
     pub(crate) dialling: BTreeSet<(usize, usize)>,
@@ -93,9 +100,12 @@ impl Cluster {
         let seed = plan.seed;
         let mut rng = Rng::new(seed);
         let mut voters = [1, 2, 3, 3, 3, 3, 4, 5][rng.below(8) as usize];
-        if plan.lean == Lean::Elections || plan.lean == Lean::Leases {
-            voters = voters.max(3);
-        }
+        voters = match plan.lean {
+            Lean::Elections | Lean::Leases | Lean::Members => voters.max(3),
+            Lean::Nothing => voters,
+            // Half of them is no majority.
+            Lean::Restarts => 2 * (1 + voters % 2),
+        };
         let mut learners = rng.below(2);
         if let Some(measured) = plan.learners {
             (voters, learners) = (3, measured);
@@ -106,9 +116,16 @@ impl Cluster {
         if plan.learners.is_some() {
             options = Options::default();
         }
-        let clock = |rng: &mut Rng| Clock::new(drift, rng);
-        let host = |&id: &NodeId| Node::new(id, format!("n{id}"), clock(&mut rng));
-        let nodes: Vec<Node> = ids.iter().map(host).collect();
+        let genesis = genesis(&ids, voters as usize);
+        // Hosts that belong to nobody yet.
+        let spare = if plan.learners.is_some() { 0 } else { rng.below(3) };
+        let all = voters + learners + spare;
+        let mut nodes: Vec<Node> = (1..=all)
+            .map(|id| Node::new(NodeId(id), format!("n{id}"), Clock::new(drift, &mut rng)))
+            .collect();
+        for node in &mut nodes[..ids.len()] {
+            node.genesis = Some(genesis.clone());
+        }
         let network = Network::new(Behaviour::draw(plan.lean, &mut rng));
         let faults = Faults::draw(plan.lean, &mut rng);
         let workload = Workload::draw(plan.lean, &mut rng, nodes.len());
@@ -119,12 +136,12 @@ impl Cluster {
             network,
             oracle: Oracle::default(),
             faults,
+            operator: Operator::draw(plan.lean, &mut rng, all),
             workload,
             trace,
             steps: 0,
             options,
             plan,
-            genesis: genesis(&ids, voters as usize),
             inflight: BTreeMap::new(),
             dialling: BTreeSet::new(),
             queue: BTreeMap::new(),
@@ -132,7 +149,7 @@ impl Cluster {
             disk_latency_max: 200 + rng.below(20_000),
             rng,
         };
-        cluster.oracle.configs.begin(&cluster.genesis.membership);
+        cluster.oracle.configs.begin(&genesis.membership);
         cluster.say(format!("seed {seed}: {voters} voters, {learners} learners"));
         for node in 0..cluster.nodes.len() {
             cluster.start(node);
@@ -142,6 +159,10 @@ impl Cluster {
         } else {
             cluster.begin_clients();
             cluster.plan(500_000, Happening::Fault);
+            cluster.plan(300_000, Happening::Operator);
+            for spare in ids.len()..cluster.nodes.len() {
+                cluster.plan(1_000, Happening::Join(spare));
+            }
         }
         cluster
     }
@@ -219,6 +240,7 @@ impl Cluster {
                     self.hello_arrives(from, to, &hello);
                 }
             }
+            Happening::Join(host) => self.join(host),
             Happening::LinkLost { from, to, life, redial_failed } => {
                 if self.lives(from, life) {
                     self.link_lost(from, to, redial_failed);
@@ -232,11 +254,15 @@ impl Cluster {
             }
             Happening::Message { from, to, life, sent, message } => {
                 if self.lives(to, life) {
-                    let (sender, text) = (self.nodes[from].id, brief(&message));
-                    self.say(format!("n{sender} -> n{}: {text}", self.nodes[to].id));
-                    let event = Event::PeerMessage { from: sender, message: *message };
+                    let text = brief(&message);
+                    self.say(format!("n{from} -> n{}: {text}", self.nodes[to].id));
+                    let event = Event::PeerMessage { from, message: *message };
                     self.deliver(to, Some(sent), event);
                 }
+            }
+            Happening::Operator => {
+                let rng = self.operator.rng.fork();
+                self.apart(rng, Self::operator_step);
             }
             Happening::Poll { node, life } => {
                 if self.lives(node, life) && self.nodes[node].runs() && self.is_due(node) {
@@ -269,13 +295,13 @@ impl Cluster {
 
     /// A process starts; everyone dials.
     pub fn start(&mut self, node: usize) {
-        if self.nodes[node].process.is_some() {
+        if self.nodes[node].process.is_some() || self.nodes[node].blank() {
             return;
         }
         let inflight = self.inflight.remove(&node);
-        let (now, genesis, options) = (self.now, self.genesis.clone(), self.options.clone());
+        let (now, options) = (self.now, self.options.clone());
         let host = &mut self.nodes[node];
-        if let Err(error) = host.start(now, &genesis, &options, inflight.as_ref(), &mut self.rng) {
+        if let Err(error) = host.start(now, &options, inflight.as_ref(), &mut self.rng) {
             self.say(format!("n{} does not start: {error}", self.nodes[node].id));
             self.inflight.extend(inflight.map(|batch| (node, batch)));
             self.plan(300_000, Happening::Start(node));
@@ -295,6 +321,11 @@ impl Cluster {
             self.plan_dial(peer, node);
         }
         self.plan_poll(node);
+    }
+
+    /// What a crash cut off is of no meaning any more.
+    pub(crate) fn forget_inflight(&mut self, node: usize) {
+        self.inflight.remove(&node);
     }
 
     /// A process ends without warning, and its host's unsynced writes with it.
@@ -399,7 +430,11 @@ impl Cluster {
             quorumd::raft::check(process.replica.raft());
         }
         let nodes = &self.nodes;
-        let disk = |id| nodes.iter().find(|host| host.id == id).map(|host| &host.durable);
+        let gone = &self.operator.gone;
+        let disk = |id| {
+            let host = nodes.iter().find(|host| host.id == id);
+            host.map(|host| &host.durable).or_else(|| gone.get(&id))
+        };
         let process = nodes[node].process.as_ref().expect("it was polled");
         self.oracle.polled(id, life, process.replica.raft(), disk);
         {
@@ -422,7 +457,7 @@ impl Cluster {
                 now.instant
             );
             let late = if self.rng.chance(1, 2) { 0 } else { self.rng.below(2_000) };
-            let (at, now) = (at + late, self.now);
+            let (at, now) = (at.saturating_add(late), self.now);
             let process = self.nodes[node].process.as_mut().expect("it was polled");
             process.stuck = stuck;
             if process.wake.is_none_or(|wake| wake <= now || wake > at) {
@@ -440,27 +475,14 @@ impl Cluster {
                 self.answered(node, ticket, result);
             }
             Action::Fatal(reason) => panic!("invariant goes_on: n{id} stops: {reason}"),
-            Action::MembersReply { .. } => {}
             Action::Published(published) => self.oracle.published(self.now, id, &published),
-            Action::Save(changes) => {
-                let after = 100 + self.rng.below(4 * self.disk_latency_max);
-                let life = self.nodes[node].life;
-                let process = self.nodes[node].process.as_mut().expect("it acts");
-                crate::ensure!(process.saving.is_none(), "one_save", "n{id} saves twice at once");
-                process.saving = Some(changes);
-                self.plan(after, Happening::Saved { node, life });
+            Action::MembersReply { ticket, result } => {
+                self.say(format!("n{id} replies to {ticket:?}: {result:?}"));
+                self.order_replied(ticket, result.ok().as_ref());
             }
+            Action::Save(changes) => self.work_on_state(node, StateWork::Save(changes)),
+            Action::Snapshot(job) => self.work_on_state(node, StateWork::Snapshot(job)),
             Action::Send { to, message } => self.send(node, to, message),
-            Action::Snapshot(job) => {
-                let process = self.nodes[node].process.as_mut().expect("it acts");
-                let done = match &mut process.state_store {
-                    Some(store) => process.desk.perform(store, &job).unwrap_or(job.failed()),
-                    None => job.failed(),
-                };
-                if let Some(done) = done {
-                    self.handle(node, Event::Snapshot(done));
-                }
-            }
             Action::Write { token, batch } => {
                 let process = self.nodes[node].process.as_mut().expect("it acts");
                 let raft = process.replica.raft();
@@ -475,16 +497,16 @@ impl Cluster {
         let host = &self.nodes[node];
         let process = host.process.as_ref().expect("it acts");
         self.oracle.sends(&message, &host.durable, &process.issued, process.replica.raft());
-        let peer = self.nodes.iter().position(|host| host.id == to).expect("members only");
+        let Some(peer) = self.nodes.iter().position(|host| host.id == to) else { return };
         let mut buffer = BytesMut::from(&encode_frame(&message)[..]);
         self.network.count(node, peer, buffer.len() as u64);
         let decoded = FrameDecoder::new().next(&mut buffer).expect("a frame is whole");
         let decoded = decoded.expect("what was encoded can be decoded");
         crate::ensure!(decoded == message && buffer.is_empty(), "wire_faithful", "{message:?}");
-        let (life, sent) = (self.nodes[peer].life, self.now);
+        let (life, sent, from) = (self.nodes[peer].life, self.now, self.nodes[node].id);
         for after in self.network.arrivals(node, peer, &mut self.rng) {
             let message = Box::new(decoded.clone());
-            self.plan(after, Happening::Message { from: node, to: peer, life, sent, message });
+            self.plan(after, Happening::Message { from, to: peer, life, sent, message });
         }
     }
 
@@ -502,13 +524,22 @@ fn draw_options(lean: Lean, rng: &mut Rng) -> Options {
         Lean::Elections => rng.between(100, 200),
         // As long as a lease: its holder may believe for longer than the election of another takes.
         Lean::Leases => rng.between(600, 1_000),
+        Lean::Members => rng.between(100, 250),
         Lean::Nothing | Lean::Restarts => rng.between(150, longest),
     };
     options.raft.election_timeout = Span::from_millis(timeout);
     options.raft.heartbeat_interval = options.raft.election_timeout.divided_by(6);
+    // Small appends make a follower catch up in many steps.
+    if rng.chance(1, 2) {
+        options.raft.append_entries_max = rng.between(1, 4) as usize;
+        options.raft.inflight_messages_max = rng.between(1, 8) as usize;
+    }
     options.resend_interval = Span::from_millis(rng.between(100, 600));
     options.save_after_entries = rng.between(10, 80);
     options.save_interval = Span::from_millis(rng.between(500, 5_000));
+    options.digest_every = rng.between(5, 200);
+    options.log_retained_entries = if rng.chance(1, 2) { rng.between(1, 60) } else { 1_000 };
+    options.snapshot_bytes_per_second = rng.between(20_000, 4_000_000);
     options.cut_entries_min = rng.between(5, 100);
     options.history_revisions = if rng.chance(1, 2) { rng.between(3, 30) } else { 300 };
     options

@@ -3,7 +3,7 @@
 //! opened anew; any other error ends the process.
 
 use quorumd::base::{Index, Term};
-use quorumd::replica::Event;
+use quorumd::replica::{Event, SnapshotJob};
 use quorumd::state::{Row, RowChange};
 use quorumd::storage::{Identity, RaftStore, StateStore, StorageError};
 
@@ -12,6 +12,15 @@ use crate::node::{CLUSTER, Node};
 
 /// After how long a write to a full disk is tried again.
 const FULL_RETRY: u64 = 200_000;
+
+/// What is to be done with the state's file.
+#[derive(Debug)]
+pub enum StateWork {
+    /// Save what changed.
+    Save(Vec<RowChange>),
+    /// For a snapshot, of ours or from elsewhere.
+    Snapshot(SnapshotJob),
+}
 
 impl Cluster {
     /// The writer takes what waits, all of it or only the next, as one transaction.
@@ -80,41 +89,103 @@ impl Cluster {
         }
     }
 
-    /// The save under way comes to its end, good or bad.
+    /// Something is to be done with the state's file, behind what is to be done already.
+    pub(crate) fn work_on_state(&mut self, node: usize, work: StateWork) {
+        let process = self.nodes[node].process.as_mut().expect("it acts");
+        let saves = process.state_work.iter().filter(|work| matches!(work, StateWork::Save(_)));
+        let first = matches!(work, StateWork::Snapshot(_)) || saves.count() == 0;
+        crate::ensure!(first, "one_save", "n{} saves twice at once", self.nodes[node].id);
+        process.state_work.push_back(work);
+        if process.state_work.len() == 1 {
+            self.plan_state_work(node);
+        }
+    }
+
+    fn plan_state_work(&mut self, node: usize) {
+        let host = &self.nodes[node];
+        let (life, slowness) = (host.life, host.slowness);
+        let Some(process) = &host.process else { return };
+        let most = match process.state_work.front() {
+            None => return,
+            Some(StateWork::Snapshot(SnapshotJob::Close { .. } | SnapshotJob::Read { .. })) => 500,
+            Some(_) => 4 * self.disk_latency_max,
+        };
+        let after = 100 + self.rng.below(most) * slowness;
+        self.plan(after, Happening::Saved { node, life });
+    }
+
+    /// The first of what is to be done with the state's file is done, well or badly.
     pub(crate) fn saved(&mut self, node: usize) {
         let host = &mut self.nodes[node];
         let identity = host.identity();
         let process = host.process.as_mut().expect("it saves");
-        let changes = process.saving.take().expect("a save that ends was under way");
-        let result = match &mut process.state_store {
-            Some(store) => store.save(&changes),
-            None => StateStore::create_or_open(host.state_disk.clone(), &identity).and_then(
-                |(mut store, _)| {
-                    store.save(&changes)?;
-                    process.state_store = Some(store);
-                    Ok(())
-                },
-            ),
+        let work = process.state_work.pop_front().expect("what ends was under way");
+        let opened = match process.state_store.take() {
+            Some(store) => Ok(store),
+            None => StateStore::create_or_open(host.state_disk.clone(), &identity)
+                .map(|(store, _)| store),
         };
+        let result = opened.and_then(|store| {
+            let store = process.state_store.insert(store);
+            match &work {
+                StateWork::Save(changes) => store.save(changes).map(|()| None),
+                StateWork::Snapshot(job) => process.desk.perform(store, job),
+            }
+        });
         match result {
-            Ok(()) => {
+            Ok(done) => {
                 let was_full = std::mem::take(&mut process.state_full);
-                if let Some(saved) = position(&changes) {
-                    self.oracle.order.saved(host.id, saved, &host.durable);
-                    host.saved = saved.0;
-                }
+                self.state_work_done(node, &work);
                 if was_full {
                     self.handle(node, Event::Disk { full: false });
                 }
-                self.handle(node, Event::Saved);
+                match (done, work) {
+                    (Some(done), _) => self.handle(node, Event::Snapshot(done)),
+                    (None, StateWork::Save(_)) => self.handle(node, Event::Saved),
+                    (None, StateWork::Snapshot(_)) => {}
+                }
+                self.plan_state_work(node);
             }
             Err(error) => {
-                process.saving = Some(changes);
                 process.state_store = None;
                 process.state_full = true;
-                let happening = Happening::Saved { node, life: host.life };
+                process.desk.close_all();
+                let full = matches!(error, StorageError::Full { .. });
+                let failed = match (full, work) {
+                    (true, StateWork::Snapshot(job)) => {
+                        self.plan_state_work(node);
+                        job.failed()
+                    }
+                    (_, work) => {
+                        process.state_work.push_front(work);
+                        None
+                    }
+                };
+                if let Some(done) = failed {
+                    self.handle(node, Event::Snapshot(done));
+                    return;
+                }
+                let happening = Happening::Saved { node, life: self.nodes[node].life };
                 self.failed(node, &error, happening);
             }
+        }
+    }
+
+    fn state_work_done(&mut self, node: usize, work: &StateWork) {
+        let host = &mut self.nodes[node];
+        match work {
+            StateWork::Save(changes) => {
+                if let Some(saved) = position(changes) {
+                    self.oracle.order.saved(host.id, saved, &host.durable);
+                    host.saved = saved.0;
+                }
+            }
+            StateWork::Snapshot(SnapshotJob::Install { offer, .. }) => {
+                let start = &offer.start;
+                self.oracle.installed(host.id, (start.index, start.term), &start.membership);
+                host.saved = host.saved.max(start.index);
+            }
+            StateWork::Snapshot(_) => {}
         }
     }
 

@@ -15,7 +15,7 @@ pub struct Faults {
     pause_between: u64,
     /// Those that last are over in half a second.
     short: bool,
-    over: bool,
+    pub(crate) over: bool,
     /// Their chances.
     pub rng: Rng,
     /// How many were drawn.
@@ -106,7 +106,7 @@ impl Faults {
                 Kind::PauseLeader,
                 Kind::SlowLinks,
             ],
-            Lean::Nothing => drawn,
+            Lean::Members | Lean::Nothing => drawn,
             Lean::Restarts => vec![
                 Kind::Crash,
                 Kind::CrashAll,

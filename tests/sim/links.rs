@@ -54,7 +54,10 @@ impl Cluster {
         self.plan(after, Happening::HelloArrives { from, to, life, hello });
     }
 
-    fn roster(&self, node: usize) -> std::sync::MutexGuard<'_, quorumd::replica::Roster> {
+    pub(crate) fn roster(
+        &self,
+        node: usize,
+    ) -> std::sync::MutexGuard<'_, quorumd::replica::Roster> {
         // The guard lives as long as the roster, which the replica owns as well.
         let process = self.nodes[node].process.as_ref().expect("it runs");
         process.roster.lock().expect("nobody panics while it is locked")
@@ -70,11 +73,11 @@ impl Cluster {
             self.roster(to).mark_boot(&hello.claim);
         }
         let (dialer, judge) = (self.nodes[from].id, self.nodes[to].id);
+        // A node that has not heard of a replacement knows the former incarnation.
+        let known = self.operator.wiped == 0;
         crate::ensure!(
-            !matches!(
-                answer,
-                HelloAnswer::Refused(HelloRefusal::RolledBack | HelloRefusal::Incarnation)
-            ),
+            answer != HelloAnswer::Refused(HelloRefusal::RolledBack)
+                && !(known && answer == HelloAnswer::Refused(HelloRefusal::Incarnation)),
             "no_false_refusal",
             "n{judge} refuses n{dialer} with {:?}: {answer:?}",
             hello.claim

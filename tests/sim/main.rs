@@ -24,6 +24,7 @@ mod measure;
 mod mutants;
 mod network;
 mod node;
+mod operator;
 mod oracle;
 mod run;
 mod shadow;

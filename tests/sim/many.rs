@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::mutants;
 use crate::run::{self, Plan, Report};
 use crate::shrink;
 use crate::trace::Trace;
@@ -104,7 +105,8 @@ pub fn run_all(seeds: &[u64]) -> Report {
     let started = std::time::Instant::now();
     let all = std::env::var_os("QUORUMD_SIM_GO_ON").is_some();
     let results = on_all_cores(seeds, |&seed| {
-        let (result, _) = run_plan(&Plan::of(seed), false);
+        let plan = Plan::leaning(mutants::lean().unwrap_or_default(), seed);
+        let (result, _) = run_plan(&plan, false);
         if let Err(failure) = &result {
             eprintln!("seed {seed}: {} ({})", failure.message, failure.name);
         }

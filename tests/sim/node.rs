@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use quorumd::base::{Epoch, Index, Instant, NodeId, Rng};
 use quorumd::raft::PersistToken;
 use quorumd::replica::{Event, Options, Recovery, Replica, Roster, SnapshotDesk, Ticket, View};
-use quorumd::state::{RestoreError, Row, RowChange, StateMachine};
+use quorumd::state::{RestoreError, Row, StateMachine};
 use quorumd::storage::{
     LogBatch, RaftStore, RecoveredLog, StateStore, StorageError, check, finish_install,
 };
@@ -14,6 +14,7 @@ use quorumd::wire::Genesis;
 
 use crate::clocks::Clock;
 use crate::disk::Disk;
+use crate::disks::StateWork;
 use crate::shadow::Shadow;
 
 /// The name of every simulated cluster.
@@ -49,6 +50,8 @@ pub struct Node {
     pub faulty_disk: bool,
     /// A byte of a file is wrong at the next start: of the state's file or of the log's, which.
     pub rot: Option<(bool, u64)>,
+    /// What it knows of its cluster; nothing while it is blank.
+    pub genesis: Option<Genesis>,
     /// The process.
     pub process: Option<Process>,
 }
@@ -75,8 +78,8 @@ pub struct Process {
     pub writing: Option<(PersistToken, LogBatch)>,
     /// Those behind it.
     pub writes: VecDeque<(PersistToken, LogBatch)>,
-    /// The save under way.
-    pub saving: Option<Vec<RowChange>>,
+    /// What is to be done with the state's file; the first is under way.
+    pub state_work: VecDeque<StateWork>,
     /// Its open snapshots.
     pub desk: SnapshotDesk,
     /// Whether a poll is planned.
@@ -94,6 +97,8 @@ pub struct Process {
 /// What the files of a host hold.
 struct Files {
     raft_store: RaftStore,
+    /// What the log's file held.
+    found: Shadow,
     log: RecoveredLog,
     state_store: StateStore,
     machine: StateMachine,
@@ -117,8 +122,14 @@ impl Node {
             slowness: 1,
             faulty_disk: false,
             rot: None,
+            genesis: None,
             process: None,
         }
+    }
+
+    /// Whether it belongs to no cluster yet.
+    pub fn blank(&self) -> bool {
+        self.genesis.is_none()
     }
 
     /// Whether events are handled now.
@@ -132,12 +143,11 @@ impl Node {
     pub fn start(
         &mut self,
         now: u64,
-        genesis: &Genesis,
         options: &Options,
         inflight: Option<&LogBatch>,
         rng: &mut Rng,
     ) -> Result<(), StorageError> {
-        let files = match self.open(&self.raft_disk, &self.state_disk, genesis) {
+        let files = match self.open(&self.raft_disk, &self.state_disk) {
             Ok(files) => files,
             Err(StartError::Storage(error @ StorageError::Full { .. })) => return Err(error),
             Err(StartError::Storage(error)) if self.faulty_disk => {
@@ -151,9 +161,9 @@ impl Node {
             Err(error) => panic!("invariant starts: n{} does not start: {error:?}", self.id),
         };
         self.life += 1;
-        self.check_rot(&files, genesis);
-        let Files { raft_store, log, state_store, machine } = files;
-        self.check_recovered(&Shadow::of(&log), inflight);
+        self.check_rot(&files);
+        let Files { raft_store, found, log, state_store, machine } = files;
+        self.check_recovered(&found, inflight);
         self.durable = Shadow::of(&log);
         self.check_saved(&machine);
         let recovery = Recovery { log, machine: Some(machine) };
@@ -171,8 +181,8 @@ impl Node {
             issued: self.durable.clone(),
             writing: None,
             writes: VecDeque::new(),
+            state_work: VecDeque::new(),
             desk: SnapshotDesk::default(),
-            saving: None,
             poll_planned: false,
             wake: None,
             stuck: 0,
@@ -182,7 +192,8 @@ impl Node {
         Ok(())
     }
 
-    fn open(&self, raft: &Disk, state: &Disk, genesis: &Genesis) -> Result<Files, StartError> {
+    fn open(&self, raft: &Disk, state: &Disk) -> Result<Files, StartError> {
+        let genesis = self.genesis.as_ref().expect("a blank host is not started");
         let identity = self.identity();
         let opened = RaftStore::create_or_open(raft.clone(), || identity.clone());
         let (mut raft_store, mut log) = opened.map_err(StartError::Storage)?;
@@ -190,6 +201,7 @@ impl Node {
             raft_store.set_genesis(genesis).map_err(StartError::Storage)?;
             log.genesis = Some(genesis.clone());
         }
+        let found = Shadow::of(&log);
         let opened = StateStore::create_or_open(state.clone(), &identity);
         let (state_store, rows) = opened.map_err(StartError::Storage)?;
         let meta = rows.iter().find_map(|(_, row)| match row {
@@ -203,12 +215,12 @@ impl Node {
         } else {
             StateMachine::restore(rows).map_err(StartError::State)?
         };
-        Ok(Files { raft_store, log, state_store, machine })
+        Ok(Files { raft_store, found, log, state_store, machine })
     }
 
     /// A file of which one byte is wrong is refused, or holds the same (F8, F9: the byte means
     /// nothing). The host is then given its file back, as from a copy of the whole disk.
-    fn check_rot(&mut self, sound: &Files, genesis: &Genesis) {
+    fn check_rot(&mut self, sound: &Files) {
         let Some((of_state, place)) = self.rot.take() else { return };
         let disk = if of_state { &self.state_disk } else { &self.raft_disk };
         let mut content = disk.content();
@@ -217,9 +229,9 @@ impl Node {
         let rotten = Disk::with_content(content);
         let copy = |disk: &Disk| Disk::with_content(disk.content());
         let opened = if of_state {
-            self.open(&copy(&self.raft_disk), &rotten, genesis)
+            self.open(&copy(&self.raft_disk), &rotten)
         } else {
-            self.open(&rotten, &copy(&self.state_disk), genesis)
+            self.open(&rotten, &copy(&self.state_disk))
         };
         let Ok(files) = opened else { return };
         let same = Shadow::of(&files.log) == Shadow::of(&sound.log)
@@ -275,12 +287,15 @@ impl Node {
             // It fails where the power does, or has just become durable.
             let _ = store.write(batch);
         }
-        if let Some(changes) = process.saving.take()
+        if let Some(work) = process.state_work.pop_front()
             && let Some(store) = &mut process.state_store
             && rng.chance(2, 3)
         {
             self.state_disk.power_off_after(rng.below(16));
-            let _ = store.save(&changes);
+            let _ = match &work {
+                StateWork::Save(changes) => store.save(changes),
+                StateWork::Snapshot(job) => process.desk.perform(store, job).map(|_| ()),
+            };
         }
         self.raft_disk = self.raft_disk.crash(rng);
         self.state_disk = self.state_disk.crash(rng);

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorumd::base::{Index, LeaseId, NodeId};
-use quorumd::raft::{Body, Raft, Role};
+use quorumd::base::{Index, LeaseId, NodeId, Term};
+use quorumd::raft::{Body, Membership, Raft, Role};
 use quorumd::replica::Published;
 use quorumd::state::LeaseChange;
 use quorumd::storage::LogBatch;
@@ -55,6 +55,8 @@ pub struct Oracle {
     pub histories: Histories,
     /// What holders were told.
     pub holders: HolderExclusive,
+    /// How many states from elsewhere were installed.
+    pub installs: u64,
     looked: BTreeMap<NodeId, (Index, u64)>,
     ended: BTreeSet<LeaseId>,
 }
@@ -174,6 +176,20 @@ impl Oracle {
             };
             self.committed.on_disks(commit, holds, raft.membership());
         }
+    }
+
+    /// A state from elsewhere is durable on a node (R16): it ends at a committed entry, and comes
+    /// with the configuration that was committed there. That the state is right is seen when it is
+    /// shown.
+    pub fn installed(&mut self, node: NodeId, (index, term): (Index, Term), members: &Membership) {
+        self.installs += 1;
+        let known = self.committed.entry(index).map(|entry| entry.term);
+        crate::ensure!(
+            known == Some(term) && self.configs.at(index) == members,
+            "snapshot_sound",
+            "n{node} installs {index}@{term} with {members:?}; committed is {known:?} with {:?}",
+            self.configs.at(index)
+        );
     }
 
     /// A node shows what it has applied.

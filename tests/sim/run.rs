@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quorumd::base::NodeId;
 use quorumd::raft::Role;
 use quorumd::state::{Bind, Condition, Operation, QueueKind};
 
@@ -17,6 +18,8 @@ pub enum Lean {
     Elections,
     /// Leaders are cut off together with holders of short leases.
     Leases,
+    /// The members change all the time, over short logs.
+    Members,
     /// Everything is as the seed has it.
     #[default]
     Nothing,
@@ -115,6 +118,12 @@ impl Cluster {
         report.count("unknown", self.oracle.histories.unknown);
         report.count("leaders", self.oracle.elections.count());
         report.count("holders", self.oracle.holders.holders);
+        report.count("member changes", self.oracle.configs.changes);
+        report.count("joint members", self.oracle.configs.joint);
+        report.count("orders taken", self.operator.taken);
+        report.count("orders refused", self.operator.refused);
+        report.count("hosts wiped", self.operator.wiped);
+        report.count("snapshots installed", self.oracle.installs);
         let watchers = &self.workload.watchers;
         report.count("watched", watchers.iter().map(|(w, _)| w.delivered).sum());
         report.count("watches refused", watchers.iter().map(|(w, _)| w.refused).sum());
@@ -128,7 +137,7 @@ impl Cluster {
 
     /// A fresh write through every node.
     fn write_everywhere(&mut self) {
-        for node in 0..self.nodes.len() {
+        for node in self.members() {
             self.workload.numbered += 1;
             let op = self.workload.numbered;
             let (key, value) = (bytes::Bytes::from("kend"), bytes::Bytes::from(format!("v{op}")));
@@ -138,10 +147,25 @@ impl Cluster {
         }
     }
 
+    /// The places of the members, as they are committed.
+    fn members(&self) -> Vec<usize> {
+        let members = self.oracle.configs.newest().members().keys();
+        let place = |id: &NodeId| self.nodes.iter().position(|host| host.id == *id);
+        members.map(|id| place(id).expect("whoever is wiped is replaced")).collect()
+    }
+
     fn check_end(&mut self) {
         let leader = self.leader();
         let last = self.oracle.committed.last();
-        for host in &self.nodes {
+        let newest = self.oracle.configs.newest();
+        crate::ensure!(
+            !newest.is_joint() && newest.goal().is_none() && self.operator.waiting.is_empty(),
+            "converges",
+            "the members are still {newest:?}, orders wait: {:?}",
+            self.operator.waiting
+        );
+        let members = self.members();
+        for host in members.iter().map(|&member| &self.nodes[member]) {
             let process = host.process.as_ref().expect("all were started");
             let status = process.replica.status();
             crate::ensure!(
@@ -182,7 +206,8 @@ impl Cluster {
         crate::ensure!(left.is_none(), "lease_bounded", "{left:?} is held by nobody");
         self.oracle.histories.check_end(&self.oracle.truth);
         for (watcher, place) in &mut self.workload.watchers {
-            let host = &self.nodes[place.unwrap_or(0)];
+            let place = place.filter(|place| members.contains(place)).unwrap_or(members[0]);
+            let host = &self.nodes[place];
             let process = host.process.as_ref().expect("all were started");
             // It may find that it has fallen behind, and begin anew.
             for _ in 0..3 {

@@ -398,6 +398,7 @@ impl Cluster {
             let think = self.rng.below(self.workload.think_max);
             self.plan(think, Happening::Client(pending.client));
         }
+        self.operator.waiting.retain(|_, asked| *asked != node);
         self.lose_lockers(node);
         for (watcher, place) in &mut self.workload.watchers {
             if *place == Some(node) {

@@ -5,6 +5,8 @@
 //!
 //! That the newest configuration of a log is the one in force is checked by `quorumd::raft::check`.
 
+use std::collections::BTreeMap;
+
 use quorumd::base::{Index, NodeId};
 use quorumd::raft::{Entry, Membership, Payload, Raft, Role};
 
@@ -13,7 +15,7 @@ use super::committed_kept::CommittedKept;
 /// The committed configurations.
 #[derive(Debug, Default)]
 pub struct ConfigSafety {
-    newest: Option<(Index, Membership)>,
+    all: BTreeMap<Index, Membership>,
     /// How many were committed.
     pub changes: u64,
     /// How many of them were joint.
@@ -23,7 +25,17 @@ pub struct ConfigSafety {
 impl ConfigSafety {
     /// A cluster begins with this.
     pub fn begin(&mut self, membership: &Membership) {
-        self.newest = Some((Index(0), membership.clone()));
+        self.all.insert(Index(0), membership.clone());
+    }
+
+    /// The newest that is committed.
+    pub fn newest(&self) -> &Membership {
+        self.at(Index(u64::MAX))
+    }
+
+    /// The one that was committed at or before an index.
+    pub fn at(&self, index: Index) -> &Membership {
+        self.all.range(..=index).next_back().expect("a cluster begins with one").1
     }
 
     /// A leader appends an entry; others may do so with what leaders have sent.
@@ -57,7 +69,7 @@ impl ConfigSafety {
     /// An entry is committed.
     pub fn committed(&mut self, entry: &Entry) {
         let Payload::Membership(next) = &entry.payload else { return };
-        let (at, last) = self.newest.as_ref().expect("a cluster begins with one");
+        let (at, last) = self.all.last_key_value().expect("a cluster begins with one");
         let follows = if next.is_joint() {
             !last.is_joint() && next.outgoing() == last.voters()
         } else if last.is_joint() {
@@ -73,6 +85,6 @@ impl ConfigSafety {
         );
         self.changes += 1;
         self.joint += u64::from(next.is_joint());
-        self.newest = Some((entry.index, next.clone()));
+        self.all.insert(entry.index, next.clone());
     }
 }

@@ -14,6 +14,7 @@
 //! | R8, R16, K5 | `state_agrees` | equal states and events at equal indexes |
 //! | R9 | `durable_before_send` | what is said is on the disk |
 //! | R9, R17 | `progress_true` | what a leader counts is on that disk |
+//! | R16 | `oracle.rs` | an installed state is committed and has the configuration of its place |
 //! | R12, R13 | `order` | cut <= saved <= durable; applied only grows |
 //! | R14 | `config_safety` | configurations follow each other safely |
 //! | K1 to K5 | `histories` | what callers were told fits one order |
