@@ -57,6 +57,7 @@ enum Endpoint {
     Metrics,
     Proclaim,
     Readyz,
+    Rebuild,
     Resign,
     Revoke,
     Status,
@@ -67,7 +68,15 @@ enum Endpoint {
 impl Endpoint {
     /// Whether it is of no use on a node whose state is not that of the others.
     fn looks_at_the_state(self) -> bool {
-        !matches!(self, Self::Healthz | Self::Members | Self::Metrics | Self::Readyz | Self::Status)
+        !matches!(
+            self,
+            Self::Healthz
+                | Self::Members
+                | Self::Metrics
+                | Self::Readyz
+                | Self::Rebuild
+                | Self::Status
+        )
     }
 }
 
@@ -189,6 +198,11 @@ const PATHS: &[Path] = &[
         allow: "POST",
     },
     Path {
+        pattern: "/v1/rebuild",
+        methods: &[(Method::POST, Write, Endpoint::Rebuild)],
+        allow: "POST",
+    },
+    Path {
         pattern: "/v1/compact",
         methods: &[(Method::POST, Write, Endpoint::Compact)],
         allow: "POST",
@@ -297,6 +311,7 @@ async fn dispatch(
         Endpoint::Metrics => Ok(health::metrics(context)),
         Endpoint::Proclaim => election::proclaim(context, ask, name()?).await,
         Endpoint::Readyz => health::ready(context),
+        Endpoint::Rebuild => status::rebuild(context, &ask),
         Endpoint::Resign => lock::release(context, ask, QueueKind::Election, name()?).await,
         Endpoint::Revoke => lease::revoke(context, ask, id()?).await,
         Endpoint::Status => status::status(context, &ask),

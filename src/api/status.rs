@@ -3,8 +3,8 @@
 use http::{Response, StatusCode};
 
 use crate::api::types::{
-    HealthNote, HexId, Incarnation, LinkView, NodeRole, NodeState, SnapshotView, StatusAnswer,
-    StorageView,
+    HealthNote, HexId, Incarnation, LinkView, NodeRole, NodeState, RebuildAnswer, SnapshotView,
+    StatusAnswer, StorageView,
 };
 use crate::base::NodeId;
 use crate::node::{NodeStatus, StartPhase, StartStatus};
@@ -24,6 +24,19 @@ pub(super) fn status(context: &Context, ask: &Ask) -> Result<Response<Body>, Fau
     let status = context.node.status();
     let seen = Stamp { revision: status.revision, epoch: status.epoch };
     Ok(json(StatusCode::OK, &status_view(&status), seen))
+}
+
+/// `POST /v1/rebuild`: the leader's state takes the place of this node's, which is fenced off.
+pub(super) fn rebuild(context: &Context, ask: &Ask) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    ask.params(&[])?.timeout()?;
+    let fence = context.node.fence().ok_or_else(|| {
+        Fault::conflict("this node's state is that of the others: there is nothing to rebuild")
+    })?;
+    context.node.rebuild();
+    let status = context.node.status();
+    let seen = Stamp { revision: status.revision, epoch: status.epoch };
+    Ok(json(StatusCode::ACCEPTED, &RebuildAnswer { diverged_index: fence.index.get() }, seen))
 }
 
 fn status_view(status: &NodeStatus) -> StatusAnswer {
@@ -173,7 +186,7 @@ fn health(status: &NodeStatus) -> Vec<HealthNote> {
     if let Some(fence) = status.replica.fence {
         let detail = format!(
             "after entry {} this node's state has the digest {:016x}, and that of a quorum \
-             {:016x}: nothing is served from it; replace this member",
+             {:016x}: nothing is served from it; rebuild it with `quorumctl rebuild`",
             fence.index, fence.own, fence.expected
         );
         note("diverged", detail);

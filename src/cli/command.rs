@@ -18,7 +18,7 @@ use super::kv::{Compact, Delete, Get, List, Put, Txn};
 use super::lease::LeaseCommand;
 use super::lock::Lock;
 use super::members::Members;
-use super::node::status;
+use super::node::{rebuild, status};
 use super::output::{Output, say};
 use super::supervise::OwnProgram;
 use super::watch::Watch;
@@ -82,6 +82,8 @@ pub(super) enum Command {
     Members(Members),
     /// Set a key
     Put(Put),
+    /// Replace the state of this node, which differs from the others', by the leader's
+    Rebuild,
     /// How this node and its cluster are
     Status,
     /// Do several operations at once, or none
@@ -182,6 +184,7 @@ impl CommandLine {
             Command::Lock(lock) => lock.run(session).await,
             Command::Members(members) => members.run(session).await,
             Command::Put(put) => put.run(session).await,
+            Command::Rebuild => rebuild(session).await,
             Command::Status => status(session).await.map_err(Failure::of_a_read),
             Command::Txn(txn) => txn.run(session).await,
             Command::Watch(watch) => watch.run(session).await.map_err(Failure::of_a_read),

@@ -1,4 +1,4 @@
-//! `status`.
+//! `status` and `rebuild`.
 
 use std::time::Duration;
 
@@ -11,6 +11,18 @@ use crate::client::{DurationText, NodeRole, NodeState, StatusAnswer};
 pub(super) async fn status(session: &Session) -> Result<u8, Failure> {
     let answer = session.client.status().await?;
     session.output.print(&answer, status_page(&answer))?;
+    Ok(DONE)
+}
+
+/// `rebuild`.
+pub(super) async fn rebuild(session: &Session) -> Result<u8, Failure> {
+    let answer = session.client.rebuild().await?;
+    let text = format!(
+        "the leader is asked for its state, because this node's differs since entry {} at the \
+         latest; the daemon ends when it is there, and serves again when it is started",
+        answer.diverged_index
+    );
+    session.output.print(&answer, text)?;
     Ok(DONE)
 }
 

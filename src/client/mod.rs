@@ -37,8 +37,8 @@ pub use crate::api::types::{
     LeaderAnswer, LeaderRequest, LeaseAnswer, LeaseMessage, LeaseState, LeaseView, LeasesAnswer,
     ListAnswer, LockView, LocksAnswer, MemberAt, MemberRole, MemberView, MembersAnswer,
     MembersMessage, MembersRequest, NewcomerView, NodeRole, NodeState, Operand, Place, Problem,
-    PutAnswer, Record, ReleaseAnswer, RevokeAnswer, StatusAnswer, Target, TxnAnswer, TxnOperation,
-    TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind, WatchMessage,
+    PutAnswer, RebuildAnswer, Record, ReleaseAnswer, RevokeAnswer, StatusAnswer, Target, TxnAnswer,
+    TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind, WatchMessage,
 };
 pub use acquire::{AcquireOptions, Acquiring, CampaignOptions, Turn};
 pub use call::{Client, Consistency, IdempotencyKey, ReadOptions, WriteOptions};

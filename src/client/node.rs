@@ -10,7 +10,7 @@ use super::connection::Lines;
 use super::error::Error;
 use crate::api::types::{
     ChangeDone, CompactAnswer, CompactRequest, LeaderAnswer, LeaderRequest, MembersAnswer,
-    MembersMessage, MembersRequest, StatusAnswer,
+    MembersMessage, MembersRequest, RebuildAnswer, StatusAnswer,
 };
 
 impl Client {
@@ -52,6 +52,12 @@ impl Client {
     ) -> Result<CompactAnswer, Error> {
         let call = Call::new(Method::POST, "/v1/compact").json(&CompactRequest { revision })?;
         self.json(&call.write(options)).await
+    }
+
+    /// Has the state of this node, whose daemon is fenced off, replaced by the leader's. The daemon
+    /// ends when that is done.
+    pub async fn rebuild(&self) -> Result<RebuildAnswer, Error> {
+        self.json(&Call::new(Method::POST, "/v1/rebuild")).await
     }
 
     /// Whether the daemon answers at all.

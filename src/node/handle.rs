@@ -143,6 +143,12 @@ impl Node {
         Arc::clone(&self.shared.status.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Has the state of this node, if it is fenced off, replaced by the leader's. The node ends
+    /// when that is done, and serves again when it is started.
+    pub fn rebuild(&self) {
+        self.pursue(Event::Rebuild);
+    }
+
     /// Keeps a lease alive that nothing else keeps, and says what may be promised from now on.
     /// `Ok(None)`: there is no such lease.
     pub async fn keepalive(

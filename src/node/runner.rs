@@ -130,7 +130,11 @@ impl Runner {
                     let _ = sender.send(result);
                 }
             }
-            Action::Fatal(reason) => return Err(Ended::Fatal(reason)),
+            Action::Fatal(reason) => {
+                // A state that was rebuilt is not fenced off any more.
+                self.refresh_status();
+                return Err(Ended::Fatal(reason));
+            }
             Action::MembersReply { ticket, result } => {
                 if let Some(sender) = self.ordered.remove(&ticket) {
                     // Whoever asked may have gone.

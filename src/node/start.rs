@@ -130,7 +130,7 @@ fn restore_fence(data_dir: &Path, replica: &mut Replica) -> Result<(), StartErro
         source,
     })?;
     if let Some(fence) = fence {
-        tracing::error!("this node's state differs from that of a quorum: replace this member");
+        tracing::error!("this node's state differs from that of a quorum: rebuild it");
         replica.fence_again(fence);
     }
     Ok(())

@@ -42,6 +42,9 @@ pub(super) struct Cluster {
     pub(super) installed: BTreeMap<NodeId, Revision>,
     /// The saved state of each node.
     pub(super) stores: BTreeMap<NodeId, (StateStore, SnapshotDesk)>,
+    /// Whether a node may end by itself, and why those did that have.
+    pub(super) fatal_is_expected: bool,
+    pub(super) ended: BTreeMap<NodeId, String>,
     /// Messages that are lost.
     pub(super) lose: fn(&PeerMessage) -> bool,
     /// Jobs of `state.redb` that wait until the test lets them go.
@@ -71,6 +74,8 @@ impl Cluster {
             gated: false,
             installed: BTreeMap::new(),
             stores: BTreeMap::new(),
+            fatal_is_expected: false,
+            ended: BTreeMap::new(),
             lose: |_| false,
             hold_jobs: false,
             held_jobs: VecDeque::new(),
@@ -153,7 +158,11 @@ impl Cluster {
                         let before = self.answers.insert((node, ticket), result);
                         assert!(before.is_none(), "{ticket:?} was answered twice on {node}");
                     }
-                    Action::Fatal(reason) => panic!("node {node} stopped: {reason}"),
+                    Action::Fatal(reason) => {
+                        assert!(self.fatal_is_expected, "node {node} stopped: {reason}");
+                        self.ended.insert(node, reason);
+                        self.paused.insert(node);
+                    }
                     Action::MembersReply { ticket, result } => {
                         let before = self.replies.insert((node, ticket), result);
                         assert!(before.is_none(), "{ticket:?} was replied to twice on {node}");

@@ -178,6 +178,7 @@ impl Replica {
                     }
                 }
             }
+            Event::Rebuild => self.divergence.rebuild(),
             Event::Timeout => {}
             Event::WaitRevision { ticket, revision, deadline } => {
                 if self.admit(ticket) {
@@ -197,6 +198,7 @@ impl Replica {
         loop {
             self.notice_leadership(at);
             self.tell_digest(at);
+            self.ask_for_state(at);
             self.tell_disk(at);
             self.give_way(at);
             self.drive_change(at);
@@ -369,6 +371,11 @@ impl Replica {
                 }
             }
             PeerMessage::KeepaliveAnswer(answer) => self.keepalive_answered(now, &answer),
+            PeerMessage::StateWanted => {
+                if self.leadership.leads && self.raft.membership().contains(from) {
+                    self.sender.need(from);
+                }
+            }
             PeerMessage::Members(request) => self.order_arrived(now, from, &request),
             PeerMessage::MembersAnswer(answer) => {
                 self.order_replied(answer.context, answer.reply);

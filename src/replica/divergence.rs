@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::{Index, Instant, NodeId, limits};
+use crate::base::{Index, Instant, NodeId, Span, limits};
 use crate::raft::Membership;
 use crate::replica::{Replica, RequestError, UnavailableReason};
 use crate::state::StateMachine;
@@ -20,6 +20,9 @@ use crate::wire::{DigestReport, PeerMessage};
 
 /// How many indexes are remembered, of this node's own digests and of the others'.
 const INDEXES_KEPT: usize = 16;
+
+/// After how long a leader is asked again for its state.
+const ASK_AGAIN: Span = Span::from_secs(3);
 
 /// Why a node is fenced off: its state is not what the others made of the same log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,10 @@ pub(super) struct Divergence {
     agreed: Index,
     /// There is a note that the leader has not been told of.
     untold: bool,
+    /// The state is to be replaced.
+    rebuild: bool,
+    /// When the leader was asked for its state.
+    asked: Option<Instant>,
 }
 
 /// What a comparison at one index says.
@@ -71,6 +78,16 @@ impl Divergence {
     /// The newest of this node's own notes.
     fn newest(&self) -> Option<DigestReport> {
         self.own.last_key_value().map(|(&index, &digest)| DigestReport { index, digest })
+    }
+
+    /// The state of a node that is fenced off is to be replaced.
+    pub(super) fn rebuild(&mut self) {
+        self.rebuild |= self.fence.is_some();
+    }
+
+    /// Whether it is.
+    pub(super) fn is_rebuilding(&self) -> bool {
+        self.rebuild
     }
 
     /// Whoever leads now was told nothing.
@@ -197,8 +214,8 @@ impl Replica {
             index = %fence.index,
             own = format_args!("{:016x}", fence.own),
             expected = format_args!("{:016x}", fence.expected),
-            "this node's state differs from that of a quorum: it serves nothing any more; replace \
-             this member, which copies the state from the others"
+            "this node's state differs from that of a quorum: it serves nothing any more; rebuild \
+             it with `quorumctl rebuild`"
         );
         self.divergence.fence = Some(fence);
         self.fence_off(now, fence);
@@ -225,6 +242,18 @@ impl Replica {
         answers.extend(self.keeper.take_all().into_iter().map(|ticket| (ticket, error)));
         for (ticket, error) in answers {
             self.answer(ticket, Err(error));
+        }
+    }
+
+    /// Asks the leader for its state, again and again: it may have none yet that is of use here.
+    pub(super) fn ask_for_state(&mut self, now: Instant) {
+        let Some(leader) = self.leadership.leader.filter(|_| !self.leadership.leads) else {
+            return;
+        };
+        let is_late = |asked| now.since(asked) >= ASK_AGAIN;
+        if self.divergence.rebuild && self.divergence.asked.is_none_or(is_late) {
+            self.divergence.asked = Some(now);
+            self.send(leader, PeerMessage::StateWanted);
         }
     }
 

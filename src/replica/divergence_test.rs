@@ -67,12 +67,17 @@ fn machine(is_astray: bool) -> StateMachine {
 
 /// A cluster in which these have gone astray.
 fn cluster(size: u64, learners: &[u64], astray: &[u64]) -> Cluster {
-    let mut cluster = Cluster::with(size, &options());
+    cluster_with(size, learners, astray, &options())
+}
+
+fn cluster_with(size: u64, learners: &[u64], astray: &[u64], options: &Options) -> Cluster {
+    let mut cluster = Cluster::with(size, options);
     for node in (1..=size).map(NodeId) {
         let log = old_log(node, size, learners);
         let machine = Some(machine(astray.contains(&node.get())));
         let recovery = Recovery { log, machine };
-        let replica = Replica::recover(recovery, options(), Rng::new(node.get()), cluster.now);
+        let rng = Rng::new(node.get());
+        let replica = Replica::recover(recovery, options.clone(), rng, cluster.now);
         cluster.replicas.insert(node, replica.expect("the log fits the state"));
     }
     cluster
@@ -91,6 +96,18 @@ fn fenced(cluster: &Cluster) -> Vec<u64> {
     let all = cluster.replicas.values();
     let fenced = all.filter(|replica| replica.status().fence.is_some());
     fenced.map(|replica| replica.status().node.get()).collect()
+}
+
+/// Three voters, one of whom has gone astray and follows.
+fn with_a_bad_follower(options: &Options) -> (Cluster, NodeId, NodeId) {
+    for astray in [3, 2] {
+        let mut cluster = cluster_with(3, &[], &[astray], options);
+        let leader = cluster.elect();
+        if leader != NodeId(astray) {
+            return (cluster, leader, NodeId(astray));
+        }
+    }
+    panic!("two nodes lead the same cluster");
 }
 
 #[test]
@@ -144,14 +161,10 @@ fn a_member_that_went_astray_is_fenced_off_and_the_others_go_on() {
 
 #[test]
 fn a_fenced_voter_still_makes_a_quorum() {
-    let mut cluster = cluster(3, &[], &[3]);
-    let leader = cluster.elect();
-    if leader == NodeId(3) {
-        return;
-    }
+    let (mut cluster, leader, bad) = with_a_bad_follower(&options());
     write_past_an_agreed_index(&mut cluster, leader);
-    assert_eq!(fenced(&cluster), [3]);
-    let other = NodeId(3 - leader.get());
+    assert_eq!(fenced(&cluster), [bad.get()]);
+    let other = NodeId(6 - leader.get() - bad.get());
     cluster.isolate(other);
     let write = cluster.submit(leader, put("x", "v"), TIMEOUT);
     cluster.advance(Span::from_secs(2));
@@ -244,4 +257,26 @@ fn a_leader_that_went_astray_hands_over() {
         return;
     }
     panic!("no leader was astray");
+}
+
+/// A rebuilt node takes the leader's saved state, older than its own log, and ends; what its disk
+/// then holds makes the right state.
+#[test]
+fn a_fenced_node_is_rebuilt_from_the_leaders_saved_state() {
+    let options = Options { save_after_entries: 8, ..options() };
+    let (mut cluster, leader, bad) = with_a_bad_follower(&options);
+    cluster.event(bad, Event::Rebuild);
+    write_past_an_agreed_index(&mut cluster, leader);
+    assert_eq!(fenced(&cluster), [bad.get()], "who is not fenced off is not rebuilt");
+    cluster.event(bad, Event::Rebuild);
+    cluster.fatal_is_expected = true;
+    cluster.advance(Span::from_secs(10));
+    assert!(fenced(&cluster).is_empty(), "{:?}", cluster.ended);
+    let ended = cluster.ended.get(&bad).expect("it ends, to be started again");
+    assert!(ended.contains("was rebuilt"), "{ended}");
+    let (store, _) = cluster.stores.get(&bad).expect("each node has one");
+    let point = store.installed().expect("it was installed").index;
+    let state = store.snapshot().expect("the disk is sound").expect("there is a state");
+    assert_eq!(state.meta().applied_index, point);
+    assert!(point <= cluster.replicas[&bad].raft().commit(), "its log goes on from there");
 }

@@ -113,6 +113,9 @@ pub enum Event {
         /// When to give up.
         deadline: Instant,
     },
+    /// An operator wants the state of this node, which is fenced off, replaced by the leader's. No
+    /// effect on one that is not.
+    Rebuild,
     /// A deadline of [`Replica::next_deadline`](crate::replica::Replica::next_deadline) has come.
     Timeout,
     /// A local caller wants to read at least this revision of this node's own state.

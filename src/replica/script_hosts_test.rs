@@ -539,6 +539,7 @@ fn describe_message(message: &PeerMessage, names: &BTreeMap<LeaseId, String>) ->
         PeerMessage::Digest(report) => {
             format!("has digest {:016x} at {}", report.digest, report.index)
         }
+        PeerMessage::StateWanted => "wants the state".to_owned(),
         PeerMessage::Disk(report) => format!("disk: {report:?}"),
         PeerMessage::Diverged(report) => {
             format!("says that the digest at {} is another", report.index)

@@ -99,7 +99,7 @@ impl Replica {
                 let around = Circumstances {
                     term: self.raft.term(),
                     leader: self.raft.leader(),
-                    commit: self.raft.commit(),
+                    commit: self.needs_no_state_up_to(),
                     disk_full: self.disk.refuses_writes(),
                 };
                 if let Some(answer) = self.receiver.offer(from, offer, around, now) {
@@ -184,6 +184,10 @@ impl Replica {
         let (index, term) = (start.index, start.term);
         let membership = start.membership.clone();
         if !self.raft.install(now, start) {
+            if self.divergence.is_rebuilding() {
+                self.rebuilt(index);
+                return;
+            }
             // Nothing was appended meanwhile: only a leader that lies can make this happen.
             self.stopped = true;
             self.actions.push(Action::Fatal(format!(
@@ -213,6 +217,27 @@ impl Replica {
         self.published.queues.extend(queues.cloned());
         self.published.installed = Some(view.machine.revision());
         self.published.status = true;
+    }
+
+    /// Entries up to here need no state from elsewhere. A node that is being rebuilt takes an older
+    /// state than its log, as long as the log goes on from there.
+    fn needs_no_state_up_to(&self) -> Index {
+        match self.divergence.is_rebuilding() {
+            true => Index(self.raft.first_index().get().saturating_sub(2)),
+            false => self.raft.commit(),
+        }
+    }
+
+    /// The saved state is the leader's, and older than this node's log, which was handed out to be
+    /// applied long ago: the next start applies it again.
+    fn rebuilt(&mut self, index: Index) {
+        self.divergence = Default::default();
+        Self::view_mut(&self.view).fence = None;
+        self.stopped = true;
+        self.actions.push(Action::Fatal(format!(
+            "the state was rebuilt from the leader's at entry {index}: this daemon stops, and \
+             serves again when it is started"
+        )));
     }
 
     /// What changed about leases in between: beginnings and ends that this node never saw.

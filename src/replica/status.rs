@@ -132,7 +132,7 @@ pub enum UnavailableReason {
     /// This node's state differs from that of a quorum.
     #[error(
         "this node's state differs from that of the others (it diverged), and is not served: \
-         replace this member, which copies the state from the others"
+         rebuild it with `quorumctl rebuild`"
     )]
     Diverged,
     /// The leader's disk is below its reserve.

@@ -146,9 +146,9 @@ impl RaftStore {
         Self::open(open_file(FILE, path)?, fresh)
     }
 
-    /// Opens a copy in memory of `raft.redb` at `path`: the file stays as it is, and what is written
-    /// is forgotten, the boot among it. Errors as opening does; a file that is not there is an
-    /// error too.
+    /// Opens a copy in memory of `raft.redb` at `path`: the file stays as it is, and what is
+    /// written is forgotten, the boot among it. Errors as opening does; a file that is not there is
+    /// an error too.
     pub fn open_copy(path: &std::path::Path) -> Result<(Self, RecoveredLog), StorageError> {
         let backend = copy_in_memory(FILE, path)?;
         // Asked for only when the making of the file was cut short: then it belongs to nobody.

@@ -39,6 +39,8 @@ pub enum PeerMessage {
     MembersAnswer(MembersAnswer),
     /// A message of the consensus core.
     Raft(Message),
+    /// The sender's state is not to be relied upon: it wants the leader's.
+    StateWanted,
     /// About a state that travels to a member that the log cannot help.
     Snapshot(SnapshotMessage),
 }

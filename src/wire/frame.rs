@@ -50,6 +50,7 @@ pub fn encode_frame_into(message: &PeerMessage, buffer: &mut BytesMut) {
         PeerProto::Members(proto) => put(PeerProto::MEMBERS, &proto, buffer),
         PeerProto::MembersAnswer(proto) => put(PeerProto::MEMBERS_ANSWER, &proto, buffer),
         PeerProto::Raft(proto) => put(PeerProto::RAFT, &proto, buffer),
+        PeerProto::StateWanted(proto) => put(PeerProto::STATE_WANTED, &proto, buffer),
         PeerProto::Snapshot(proto) => put(PeerProto::SNAPSHOT, &proto, buffer),
     }
 }

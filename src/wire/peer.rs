@@ -45,6 +45,7 @@ pub(super) enum PeerProto {
     Members(members_fields::RequestProto),
     MembersAnswer(members_fields::AnswerProto),
     Raft(MessageProto),
+    StateWanted(EmptyProto),
     Snapshot(SnapshotProto),
 }
 
@@ -57,6 +58,7 @@ impl PeerProto {
     pub(super) const DIGEST: u8 = KIND_PEER_MIN + 8;
     pub(super) const DIVERGED: u8 = KIND_PEER_MIN + 9;
     pub(super) const DISK: u8 = KIND_PEER_MIN + 10;
+    pub(super) const STATE_WANTED: u8 = KIND_PEER_MIN + 11;
     pub(super) const SNAPSHOT: u8 = KIND_PEER_MIN + 16;
     pub(super) const MEMBERS: u8 = KIND_PEER_MIN + 32;
     pub(super) const MEMBERS_ANSWER: u8 = KIND_PEER_MIN + 33;
@@ -97,6 +99,7 @@ impl From<&PeerMessage> for PeerProto {
             PeerMessage::Members(request) => Self::Members(request.into()),
             PeerMessage::MembersAnswer(answer) => Self::MembersAnswer(answer.into()),
             PeerMessage::Raft(message) => Self::Raft(message.into()),
+            PeerMessage::StateWanted => Self::StateWanted(EmptyProto {}),
             PeerMessage::Snapshot(message) => Self::Snapshot(message.into()),
         }
     }
@@ -131,6 +134,9 @@ pub(super) fn decode_peer(kind: u8, content: Bytes) -> Result<PeerMessage, WireE
         }
         PeerProto::DIGEST => Ok(PeerMessage::Digest(strict::<DigestProto>(content)?.into())),
         PeerProto::DIVERGED => Ok(PeerMessage::Diverged(strict::<DigestProto>(content)?.into())),
+        PeerProto::STATE_WANTED => {
+            strict::<EmptyProto>(content).map(|EmptyProto {}| PeerMessage::StateWanted)
+        }
         PeerProto::DISK => {
             let proto: DiskProto = strict(content)?;
             let room = room_of(proto.room)?;

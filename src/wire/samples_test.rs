@@ -537,7 +537,8 @@ pub(crate) fn message(rng: &mut Rng, kind: u64) -> Message {
 /// A report of each kind in turn.
 pub(crate) fn report(rng: &mut Rng, kind: u64) -> PeerMessage {
     let digest = DigestReport { index: Index(number(rng)), digest: number(rng) };
-    match kind % 3 {
+    match kind % 4 {
+        3 => PeerMessage::StateWanted,
         0 => PeerMessage::Digest(digest),
         1 => PeerMessage::Diverged(digest),
         _ => PeerMessage::Disk(DiskReport {

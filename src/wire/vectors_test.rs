@@ -73,6 +73,7 @@ fn drawn() -> String {
         let message = samples::snapshot_message(&mut Rng::new(kind), kind);
         line("frame", &encode_frame(&message));
     }
+    line("frame", &encode_frame(&PeerMessage::StateWanted));
     lines
 }
 

@@ -74,6 +74,7 @@ pub fn brief(message: &PeerMessage) -> String {
     match message {
         PeerMessage::Digest(report) => format!("digest {report:?}"),
         PeerMessage::Disk(report) => format!("{report:?}"),
+        PeerMessage::StateWanted => "wants the state".to_owned(),
         PeerMessage::Diverged(report) => format!("diverged {report:?}"),
         PeerMessage::Forward { commands } => {
             let all: Vec<String> =

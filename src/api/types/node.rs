@@ -110,6 +110,13 @@ pub struct SnapshotView {
     pub refusal: Option<String>,
 }
 
+/// `POST /v1/rebuild`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildAnswer {
+    /// After which entry it was noticed that the state differs.
+    pub diverged_index: u64,
+}
+
 /// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusAnswer {
