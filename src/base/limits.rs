@@ -110,8 +110,8 @@ pub const APPEND_ENTRIES_MAX: usize = 4_096;
 pub const INFLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Append messages sent to one follower and not yet acknowledged.
 pub const INFLIGHT_MESSAGES_MAX: usize = 256;
-/// Bytes of log entries held above the last saved state; beyond it new proposals are refused until
-/// slow members catch up or the state is saved.
+/// Bytes of log entries in memory beyond which a leader refuses new ones. What is retained for
+/// members that are behind is far less: it is reached only while the state cannot be saved.
 pub const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Entries that are kept for members that are behind; who lacks more gets a snapshot.
 pub const LOG_RETAINED_ENTRIES_DEFAULT: u64 = 100_000;
