@@ -168,3 +168,82 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Each critical section leaves a whole value behind, even by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::{Gate, News};
+    use crate::base::{Boot, ClusterId, Index, NodeId, Term};
+    use crate::peer::Gatekeeper;
+    use crate::raft::{Member, Membership};
+    use crate::replica::Roster;
+    use crate::wire::{Claim, Genesis, HelloAnswer, HelloRefusal, Standing};
+
+    fn claim(node: u64) -> Claim {
+        let standing = Standing::Member {
+            cluster: ClusterId(1),
+            term: Term(1),
+            last_term: Term(1),
+            last_index: Index(1),
+            membership: Index(0),
+            address: String::new(),
+        };
+        Claim { node: NodeId(node), boot: Boot(1), standing }
+    }
+
+    /// The first of three voters, and what it is told of itself.
+    fn gate() -> (std::sync::Arc<Gate>, UnboundedReceiver<News>) {
+        let voters: BTreeSet<NodeId> = [1, 2, 3].map(NodeId).into();
+        let member = |node: &NodeId| {
+            (*node, Member { name: format!("n{node}"), address: format!("n{node}:1") })
+        };
+        let members: BTreeMap<NodeId, Member> = voters.iter().map(member).collect();
+        let membership = Membership::new(voters, BTreeSet::new(), BTreeSet::new(), members);
+        let membership = membership.expect("all vote");
+        let genesis =
+            Genesis { cluster: ClusterId(1), membership: membership.clone(), index: Index(0) };
+        let committed = (Index(5), membership);
+        let roster = Roster::member("c".to_owned(), claim(1), genesis, committed, Vec::new());
+        Gate::new(roster, ["n1", "n2", "n3"].map(str::to_owned).into())
+    }
+
+    #[test]
+    fn one_confused_peer_stops_nobody_and_a_majority_is_believed() {
+        for refusal in [HelloRefusal::Removed, HelloRefusal::ClusterIdentity] {
+            let (gate, mut news) = gate();
+            for by in ["n2", "n2", "n9"] {
+                let refused = gate.accept_answer(by, &HelloAnswer::Refused(refusal));
+                assert_eq!(refused, Err(refusal));
+                assert!(news.try_recv().is_err(), "{by} alone, or no voter: {refusal:?}");
+            }
+            let _ = gate.accept_answer("n3", &HelloAnswer::Refused(refusal));
+            match (refusal, news.try_recv()) {
+                (HelloRefusal::Removed, Ok(News::Removed(true))) => {}
+                (HelloRefusal::ClusterIdentity, Ok(News::Ended(_))) => {}
+                (refusal, other) => panic!("{refusal:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_the_node_again_lifts_what_it_had_said() {
+        let (gate, mut news) = gate();
+        for by in ["n2", "n3"] {
+            let _ = gate.accept_answer(by, &HelloAnswer::Refused(HelloRefusal::Removed));
+        }
+        assert!(matches!(news.try_recv(), Ok(News::Removed(true))));
+        let accepted = HelloAnswer::Accepted { version: 1, claim: claim(2) };
+        assert_eq!(gate.accept_answer("n2", &accepted), Ok(NodeId(2)));
+        assert!(matches!(news.try_recv(), Ok(News::Removed(false))));
+    }
+
+    #[test]
+    fn one_memory_of_a_lost_promise_ends_the_process() {
+        let (gate, mut news) = gate();
+        let _ = gate.accept_answer("n3", &HelloAnswer::Refused(HelloRefusal::RolledBack));
+        assert!(matches!(news.try_recv(), Ok(News::Ended(_))));
+    }
+}

@@ -277,6 +277,11 @@ impl Cluster {
         all.max_by_key(|(_, replica)| replica.raft().term()).map(|(&node, _)| node)
     }
 
+    /// Lets a few milliseconds pass, in which nothing is delivered.
+    pub(super) fn advance_a_little(&mut self) {
+        self.now = self.now + Span::from_millis(5);
+    }
+
     /// The newest leader among these.
     pub(super) fn leader_among(&self, nodes: &[u64]) -> Option<NodeId> {
         let running = self.replicas.iter().filter(|(node, _)| !self.paused.contains(node));

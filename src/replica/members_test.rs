@@ -118,6 +118,28 @@ fn a_learner_is_added_at_once_and_serves_its_host_like_a_voter() {
 }
 
 #[test]
+fn a_newcomer_that_meets_older_sets_of_members_does_not_take_itself_for_removed() {
+    // The log that it is fed tells of members before it was one.
+    let (mut cluster, leader) = started(3);
+    for learners in [&[4][..], &[4, 5], &[4, 5, 6]] {
+        let order = wanted(&cluster, leader, &[1, 2, 3], learners);
+        taken(change(&mut cluster, leader, order));
+        // So much that no append holds two of the sets.
+        let ticket = cluster.submit(leader, put("k", &"v".repeat(700_000)), TIMEOUT);
+        cluster.advance(Span::from_secs(1));
+        assert!(matches!(cluster.answer(leader, ticket), Some(Ok(_))));
+    }
+    assert!(cluster.join(NodeId(6), "n6", leader));
+    for _ in 0..400 {
+        cluster.settle_some(1);
+        assert_eq!(cluster.replicas[&NodeId(6)].status().removed, None);
+        cluster.advance_a_little();
+    }
+    assert!(has(&cluster, NodeId(6), &[1, 2, 3], &[4, 5, 6]));
+    assert!(cluster.replicas[&NodeId(6)].status().ready);
+}
+
+#[test]
 fn who_does_not_answer_never_gets_a_vote() {
     let (mut cluster, leader) = started(3);
     let order = wanted(&cluster, leader, &[1, 2, 3, 4], &[]);
