@@ -121,7 +121,9 @@ impl Cluster {
         let spare = if plan.learners.is_some() { 0 } else { rng.below(3) };
         let all = voters + learners + spare;
         let mut nodes: Vec<Node> = (1..=all)
-            .map(|id| Node::new(NodeId(id), format!("n{id}"), Clock::new(drift, &mut rng)))
+            .map(|id| {
+                Node::new(NodeId(id), format!("n{}", NodeId(id)), Clock::new(drift, &mut rng))
+            })
             .collect();
         for node in &mut nodes[..ids.len()] {
             node.genesis = Some(genesis.clone());
