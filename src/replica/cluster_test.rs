@@ -279,7 +279,7 @@ impl Cluster {
 
     /// Lets a few milliseconds pass, in which nothing is delivered.
     pub(super) fn advance_a_little(&mut self) {
-        self.now = self.now + Span::from_millis(5);
+        self.now += Span::from_millis(5);
     }
 
     /// The newest leader among these.
