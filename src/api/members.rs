@@ -16,12 +16,11 @@ use crate::api::types::{
     WantedMember,
 };
 use crate::base::{Index, NodeId, Span, limits};
-use crate::node::{NodeStatus, Topic};
-use crate::raft::{Goal, Member, Membership};
-use crate::replica::{MemberStatus, RequestError};
-use crate::wire::{
-    ChangeReport, MembersOrder, MembersRefusal, MembersReply, Newcomer, WantedMembers,
+use crate::node::{
+    ChangeReport, Goal, Member, MembersOrder, MembersRefusal, MembersReply, Membership, Newcomer,
+    NodeStatus, Topic, WantedMembers,
 };
+use crate::replica::{MemberStatus, RequestError};
 
 use super::answer::{Stamp, json};
 use super::body;

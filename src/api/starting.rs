@@ -1,8 +1,8 @@
 //! What the local socket answers before there is a node: alive, and not ready.
 //!
 //! A first boot waits until all members are up together, and a newcomer until it is added, which
-//! may take as long as people need for it. Callers and systemd must not take that for a daemon that hangs. Once the node is
-//! there, `server.rs` takes the listener over.
+//! may take as long as people need for it. Callers and systemd must not take that for a daemon that
+//! hangs. Once the node is there, `server.rs` takes the listener over.
 
 use std::convert::Infallible;
 use std::sync::Arc;

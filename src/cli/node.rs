@@ -143,7 +143,8 @@ mod tests {
             "node:     n1, follower, not ready",
             "leader:   none known, term 3",
             "log:      applied 8 of 9 committed",
-            "NAME  ROLE   ADDRESS  INCARNATION       LEADER\nn1    voter  h:1      0000000000000001",
+            "NAME  ROLE   ADDRESS  INCARNATION       LEADER\n\
+             n1    voter  h:1      0000000000000001",
             "not connected to n2: refused",
             "health:\n  no_leader: no leader for 5 s",
         ] {

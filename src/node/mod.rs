@@ -47,3 +47,10 @@ pub use introduce::{Introduced, IntroductionError};
 pub use start::Options;
 pub use starting::{StartPhase, StartStatus, Starting};
 pub use status::{LinkStatus, NodeStatus, StorageStatus};
+
+/// An order about the members is told and answered in these words, from the local API to the
+/// leader.
+pub use crate::raft::{Goal, Member, Membership};
+pub use crate::wire::{
+    ChangeReport, MembersOrder, MembersRefusal, MembersReply, Newcomer, WantedMembers,
+};

@@ -69,11 +69,8 @@ impl Node {
         let (inbound_sender, inbound) = tokio::sync::mpsc::channel(INBOUND_MAX);
         let link_options =
             crate::peer::Options::new(&options.cluster_name, &options.name, random());
-        let links = Links::start(listener, link_options, tls.clone(), gate.clone(), inbound_sender)
-            .map_err(|source| StartError::Io {
-                what: "the peer port cannot be used".to_owned(),
-                source,
-            })?;
+        let links = Links::start(listener, link_options, tls.clone(), gate.clone(), inbound_sender);
+        let links = links.map_err(peer_port)?;
         if log.genesis.is_none() {
             let newcomer = Newcomer {
                 cluster_name: options.cluster_name.clone(),
@@ -121,6 +118,10 @@ impl Node {
         });
         Ok(node)
     }
+}
+
+fn peer_port(source: std::io::Error) -> StartError {
+    StartError::Io { what: "the peer port cannot be used".to_owned(), source }
 }
 
 /// A state that was found to differ from that of the others is not served after a restart either.

@@ -41,9 +41,7 @@ pub(super) fn spawn(
     let (raft_path, state_path) =
         (options.data_dir.join("raft.redb"), options.data_dir.join("state.redb"));
     let (mailbox, inbox) = Mailbox::new();
-    let gauges = Gauges::default();
-    let free = disk::free_bytes(&options.data_dir).unwrap_or(u64::MAX);
-    gauges.free_bytes.store(free, std::sync::atomic::Ordering::Relaxed);
+    let gauges = measure(&options.data_dir);
     let facts = Facts {
         name: options.name,
         cluster_name: options.cluster_name,
@@ -101,6 +99,13 @@ pub(super) fn spawn(
     let main = supervise("replica", &shared, move || runner.run());
     finish_when_stopped(vec![main, writer, saver], links, &shared);
     Node { shared }
+}
+
+fn measure(data_dir: &std::path::Path) -> Gauges {
+    let gauges = Gauges::default();
+    let free = disk::free_bytes(data_dir).unwrap_or(u64::MAX);
+    gauges.free_bytes.store(free, std::sync::atomic::Ordering::Relaxed);
+    gauges
 }
 
 fn share(

@@ -175,7 +175,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Enters a new link; an older one of the same node and class is told to end. Resolves when this one is.
+    /// Enters a new link; an older one of the same node and class is told to end. What is returned
+    /// resolves when this one is.
     fn enter(&self, node: NodeId, class: LinkClass) -> Arc<Notify> {
         let superseded = Arc::new(Notify::new());
         let older = lock(&self.by_node).insert((node, class), Arc::clone(&superseded));

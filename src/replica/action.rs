@@ -20,8 +20,8 @@ pub enum Action {
         /// What.
         result: Result<Outcome, RequestError>,
     },
-    /// Tell whoever waits for this ticket what became of its order about the members. For a transfer
-    /// of the lead: once it has moved.
+    /// Tell whoever waits for this ticket what became of its order about the members. For a
+    /// transfer of the lead: once it has moved.
     MembersReply {
         /// Which.
         ticket: Ticket,

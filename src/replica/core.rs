@@ -144,13 +144,10 @@ impl Replica {
             Event::LeaveQueue { queue, token } => {
                 self.requests.pursue(Operation::Release { queue, token }, at);
             }
-            Event::Members { ticket, order, deadline } => {
-                let refused = self.refuses();
-                match refused {
-                    None => self.members.ask(ticket, order, deadline),
-                    Some(error) => self.members_answer(ticket, Err(error)),
-                }
-            }
+            Event::Members { ticket, order, deadline } => match self.refuses() {
+                None => self.members.ask(ticket, order, deadline),
+                Some(error) => self.members_answer(ticket, Err(error)),
+            },
             Event::PeerDown { peer, redial_failed } => {
                 if redial_failed {
                     self.raft.leader_lost(at, peer);
@@ -171,11 +168,11 @@ impl Replica {
             Event::Saved => self.checkpoint.saved(),
             Event::Snapshot(done) => self.snapshot_done(at, done),
             Event::Submit { ticket, operation, idempotency, deadline } => {
-                if self.admit(ticket) {
-                    let taken = self.requests.submit(ticket, operation, idempotency, at, deadline);
-                    if let Err(error) = taken {
-                        self.answer(ticket, Err(error));
-                    }
+                if self.admit(ticket)
+                    && let Err(error) =
+                        self.requests.submit(ticket, operation, idempotency, at, deadline)
+                {
+                    self.answer(ticket, Err(error));
                 }
             }
             Event::Rebuild => self.divergence.rebuild(),

@@ -72,7 +72,7 @@ impl Replica {
         rng: Rng,
         now: Instant,
     ) -> Result<Self, RecoverError> {
-        let Recovery { log, machine } = recovery;
+        let Recovery { mut log, machine } = recovery;
         let genesis = log.genesis.clone().ok_or(RecoverError::NoGenesis)?;
         let machine = machine.unwrap_or_else(|| StateMachine::new(crate::base::Epoch(1)));
         let applied = machine.applied_index();
@@ -80,23 +80,14 @@ impl Replica {
             return Err(RecoverError::Gap { state: applied, log: log.cut.index });
         }
         let (node, boot) = (log.identity.node, log.boot);
-        let membership = log.cut.membership.clone().unwrap_or(genesis.membership.clone());
         let last = last_of(&log);
-        let restored = Restored {
-            hard_state: log.hard_state,
-            snapshot_index: log.cut.index,
-            snapshot_term: log.cut.term,
-            membership,
-            entries: log.entries,
-            applied,
-        };
+        let restored = restored(&mut log, &genesis, applied);
         let raft = Raft::new(node, options.raft.clone(), restored, rng, now)?;
-        let committed = (Index(0), raft.membership().clone());
         let roster = Roster::member(
             log.identity.cluster_name,
             Claim { node, boot, standing: standing(&genesis, log.hard_state.term, last) },
             genesis.clone(),
-            committed,
+            (Index(0), raft.membership().clone()),
             log.marks,
         );
         let history = History::of(options.watch_history(), &machine);
@@ -141,14 +132,31 @@ impl Replica {
             published: Published::default(),
             options,
         };
-        // Whatever an earlier boot had bound to its connections ended with them.
-        replica.requests.pursue(Operation::NodeBooted, now);
-        let (index, membership) = replica.raft.committed_membership();
-        let membership = membership.clone();
-        replica.members_applied(now, index, &membership);
-        replica.settle_standing();
-        replica.follow_contacts();
+        replica.begin(now);
         Ok(replica)
+    }
+
+    fn begin(&mut self, now: Instant) {
+        // Whatever an earlier boot had bound to its connections ended with them.
+        self.requests.pursue(Operation::NodeBooted, now);
+        let (index, membership) = self.raft.committed_membership();
+        let membership = membership.clone();
+        self.members_applied(now, index, &membership);
+        self.settle_standing();
+        self.follow_contacts();
+    }
+}
+
+/// What the core is made from; the entries are taken out of `log`.
+fn restored(log: &mut RecoveredLog, genesis: &Genesis, applied: Index) -> Restored {
+    let membership = log.cut.membership.as_ref().unwrap_or(&genesis.membership);
+    Restored {
+        hard_state: log.hard_state,
+        snapshot_index: log.cut.index,
+        snapshot_term: log.cut.term,
+        membership: membership.clone(),
+        entries: std::mem::take(&mut log.entries),
+        applied,
     }
 }
 
