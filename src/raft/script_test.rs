@@ -809,6 +809,33 @@ fn scripts_print_what_was_committed() {
     assert!(scripts >= 130, "only {scripts} scripts were found");
 }
 
+/// Deliberate errors that only a certain scene shows: neither the model nor seeds of the simulator
+/// come across it soon. A script must notice each: print something else, or end in a panic.
+#[test]
+fn scripts_notice_the_errors_that_only_a_scene_shows() {
+    use crate::base::mutation::{AVAILABLE, Mutation};
+    if !AVAILABLE {
+        return;
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft/testscripts");
+    for (error, name) in [
+        (
+            Mutation::AnswerOfEarlierTermCounts,
+            "append/late_answers_of_an_earlier_reign_are_ignored",
+        ),
+        (Mutation::AppendCommitsUnproven, "commit/append_commits_no_more_than_it_proves"),
+        (Mutation::HeartbeatCommitsUnmatched, "append/member_behind_the_cut_log_is_held"),
+        (Mutation::InstallKeepsLog, "snapshot/log_of_another_history_goes_as_a_whole"),
+        (Mutation::SnapshotTakesNewestConfig, "snapshot/uncommitted_configuration_does_not_travel"),
+    ] {
+        let script = std::fs::read_to_string(root.join(name)).unwrap();
+        let run = || goldenscript::generate(&mut Script::default(), &script).unwrap();
+        assert_eq!(run(), script, "{name} fails without an error");
+        let printed = std::panic::catch_unwind(|| error.with(run));
+        assert!(printed.ok().as_ref() != Some(&script), "{name} does not notice {error:?}");
+    }
+}
+
 /// The documents name scripts as what shows a rule: each must be there.
 #[test]
 fn scripts_that_the_documents_name_exist() {

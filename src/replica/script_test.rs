@@ -459,3 +459,18 @@ fn scripts() {
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 }
+
+/// No seed of the simulator has shown it: its clocks would have to part just when an answer is slow.
+#[test]
+fn a_promise_that_is_counted_from_the_answer_is_noticed() {
+    use crate::base::mutation::{AVAILABLE, Mutation};
+    if !AVAILABLE {
+        return;
+    }
+    let name = "granted_lease_is_promised_from_when_it_was_asked_for";
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/replica/testscripts/");
+    let script = std::fs::read_to_string(format!("{folder}{name}")).unwrap();
+    let run = || goldenscript::generate(&mut Script::new(), &script).unwrap();
+    assert_eq!(run(), script, "{name} fails without an error");
+    assert_ne!(Mutation::PromiseFromAnswer.with(run), script, "{name} does not notice it");
+}
