@@ -122,7 +122,12 @@ impl Replica {
             self.checkpoint.held = Some(changes);
         }
         let early = mutation::active(Mutation::SaveAheadOfLog);
-        if self.checkpoint.saving.is_some_and(|index| early || index <= self.durable_last.1)
+        // Both: an entry that was durable here may have been replaced by one that is not yet, which
+        // only the core knows; and where a log begins anew, only the write itself tells.
+        let is_durable =
+            |index| index <= self.durable_last.1 && index <= self.raft.status().persisted;
+        if self.checkpoint.held.is_some()
+            && self.checkpoint.saving.is_some_and(|index| early || is_durable(index))
             && let Some(changes) = self.checkpoint.held.take()
         {
             self.actions.push(Action::Save(changes));

@@ -90,10 +90,15 @@ fn fresh_seeds() {
 
 #[test]
 fn seeds_that_failed_once() {
-    let seeds = include_str!("regressions.txt").lines().filter(|line| !line.starts_with('#'));
-    let number = |line: &str| line.split_whitespace().next().map(str::parse::<u64>);
-    let seeds = seeds.filter_map(|line| number(line).map(|n| n.expect("a seed is a number")));
-    many::run_all(&seeds.collect::<Vec<u64>>());
+    let lines = include_str!("regressions.txt").lines();
+    for line in lines.filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let mut words = line.split_whitespace();
+        let seed = words.next().and_then(|word| word.parse().ok()).expect("a seed is a number");
+        let lean = words.next().and_then(mutants::lean_named).expect("what it leans towards");
+        if let (Err(failure), _) = many::run_plan(&run::Plan::leaning(lean, seed), false) {
+            many::fail(failure);
+        }
+    }
 }
 
 #[test]

@@ -66,13 +66,20 @@ pub fn chosen() -> Option<Mutation> {
 
 /// What the environment leans towards.
 pub fn lean() -> Option<Lean> {
-    Some(match std::env::var("QUORUMD_SIM_LEAN").ok()?.as_str() {
-        "elections" => Lean::Elections,
-        "leases" => Lean::Leases,
-        "members" => Lean::Members,
-        "restarts" => Lean::Restarts,
-        _ => Lean::Nothing,
-    })
+    let name = std::env::var("QUORUMD_SIM_LEAN").ok()?;
+    Some(lean_named(&name).unwrap_or_else(|| panic!("nothing leans towards {name}")))
+}
+
+/// What is called like this.
+pub fn lean_named(name: &str) -> Option<Lean> {
+    match name {
+        "elections" => Some(Lean::Elections),
+        "leases" => Some(Lean::Leases),
+        "members" => Some(Lean::Members),
+        "nothing" => Some(Lean::Nothing),
+        "restarts" => Some(Lean::Restarts),
+        _ => None,
+    }
 }
 
 /// How far and where to look, as the environment has it:

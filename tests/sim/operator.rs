@@ -25,6 +25,10 @@ use crate::shadow::Shadow;
 /// Most voters that are wanted.
 const VOTERS_MAX: usize = 7;
 
+/// After how long an order is over, in microseconds: callers wait for three seconds at most, and a
+/// message is late by less than one.
+const ORDER_LIFE: u64 = 3_700_000;
+
 /// What the operator does and has done.
 #[derive(Debug)]
 pub struct Operator {
@@ -40,6 +44,11 @@ pub struct Operator {
     pub next_id: u64,
     /// What the disks of those held that are gone.
     pub gone: BTreeMap<NodeId, Shadow>,
+    /// When the last order was given, in true time.
+    pub last_order: u64,
+    /// A host is to be wiped, once no order can be under way any more: one that counts on the host
+    /// could be taken after it is gone.
+    pub wipes: bool,
     /// Orders that were taken.
     pub taken: u64,
     /// Orders that were refused, or whose fate is unknown.
@@ -63,6 +72,8 @@ impl Operator {
             waiting: BTreeMap::new(),
             next_id: hosts + 1,
             gone: BTreeMap::new(),
+            last_order: 0,
+            wipes: false,
             taken: 0,
             refused: 0,
             wiped: 0,
@@ -87,6 +98,13 @@ impl Cluster {
             }
             return;
         }
+        if self.operator.wipes {
+            if self.now > self.operator.last_order + ORDER_LIFE {
+                self.operator.wipes = false;
+                self.wipe_somebody();
+            }
+            return;
+        }
         match self.rng.below(8) {
             0 => {
                 let members: Vec<NodeId> = membership.members().keys().copied().collect();
@@ -95,7 +113,7 @@ impl Cluster {
                 self.order(node, MembersOrder::Transfer { to });
             }
             1 => self.order(node, MembersOrder::Cancel { base }),
-            2 => self.wipe_somebody(),
+            2 => self.operator.wipes = true,
             3 | 4 => {
                 let (voters, learners) = self.same_hosts(&membership);
                 self.order_members(node, base, voters, learners);
@@ -174,6 +192,7 @@ impl Cluster {
         self.workload.numbered += 1;
         let ticket = Ticket(self.workload.numbered);
         self.operator.waiting.insert(ticket, node);
+        self.operator.last_order = self.now;
         self.say(format!("operator asks n{} {ticket:?}: {order:?}", self.nodes[node].id));
         let deadline = self.deadline(node);
         self.handle(node, Event::Members { ticket, order, deadline });

@@ -174,7 +174,9 @@ impl Oracle {
             let holds = |member: NodeId| {
                 disk(member).is_some_and(|d| d.term_at(commit) == term || d.cut.0 >= commit)
             };
-            self.committed.on_disks(commit, holds, raft.membership());
+            // The leader may have appended the next configuration since it counted.
+            let configurations = [raft.membership(), self.configs.at(commit)];
+            self.committed.on_disks(commit, holds, &configurations);
         }
     }
 

@@ -92,7 +92,8 @@ const SECOND: u64 = 1_000_000;
 /// Runs one seed. Panics when something does not hold.
 pub fn run(plan: &Plan, trace: Trace) -> Report {
     let mut cluster = Cluster::new(plan.clone(), trace);
-    let faulty = cluster.rng.between(3 * SECOND, 7 * SECOND);
+    let longer = if cluster.operator.active { 3 * SECOND } else { 0 };
+    let faulty = longer + cluster.rng.between(3 * SECOND, 7 * SECOND);
     cluster.run_until(faulty);
     cluster.end_faults();
     // Callers go on for a while; then they stop, and what they left behind must end by itself.

@@ -1,6 +1,8 @@
 //! A committed entry is on a quorum of disks (R10), is in the log of every later leader (R7) and is
 //! never replaced (R11; Raft paper, 5.4).
 
+use std::collections::BTreeSet;
+
 use quorumd::base::{Index, NodeId, Term};
 use quorumd::raft::{Entry, Membership, Raft};
 
@@ -39,16 +41,24 @@ impl CommittedKept {
         false
     }
 
-    /// The newest committed index is on enough disks.
-    pub fn on_disks(&self, index: Index, holds: impl Fn(NodeId) -> bool, members: &Membership) {
-        for half in [members.voters(), members.outgoing()] {
-            let holders: Vec<NodeId> = half.iter().copied().filter(|node| holds(*node)).collect();
-            crate::ensure!(
-                half.is_empty() || holders.len() > half.len() / 2,
-                "committed_on_quorum",
-                "{index} is committed and on the disks of {holders:?} only, of {half:?}"
-            );
-        }
+    /// The newest committed index is on enough disks for one of these configurations.
+    pub fn on_disks(
+        &self,
+        index: Index,
+        holds: impl Fn(NodeId) -> bool,
+        configurations: &[&Membership],
+    ) {
+        let enough = |half: &BTreeSet<NodeId>| {
+            half.is_empty() || half.iter().filter(|node| holds(**node)).count() > half.len() / 2
+        };
+        let decides = |members: &Membership| enough(members.voters()) && enough(members.outgoing());
+        let all = configurations.iter().flat_map(|members| members.members().keys());
+        crate::ensure!(
+            configurations.iter().any(|members| decides(members)),
+            "committed_on_quorum",
+            "{index} is committed and on the disks of {:?} only, by {configurations:?}",
+            all.copied().filter(|node| holds(*node)).collect::<BTreeSet<NodeId>>()
+        );
     }
 
     /// A node whose log holds `held` there writes `entry`. A deposed leader may append where others
