@@ -350,7 +350,8 @@ impl Cluster {
             Purpose::Read(key) => {
                 let process = self.nodes[node].process.as_ref().expect("it answers");
                 let membership = process.replica.raft().membership();
-                self.oracle.followed.answered(self.nodes[node].id, asked, membership, "a read");
+                let members = self.oracle.configs.all().chain([membership]);
+                self.oracle.followed.answered(self.nodes[node].id, asked, members, "a read");
                 let view = read(&process.view);
                 let record = view.machine.get(&key, None).expect("the present can be read");
                 let revision = view.machine.revision();
@@ -363,7 +364,8 @@ impl Cluster {
                 let process = self.nodes[node].process.as_ref().expect("it answers");
                 let (id, membership) = (self.nodes[node].id, process.replica.raft().membership());
                 if let Outcome::Done { .. } = outcome {
-                    self.oracle.followed.answered(id, asked, membership, "a keepalive");
+                    let members = self.oracle.configs.all().chain([membership]);
+                    self.oracle.followed.answered(id, asked, members, "a keepalive");
                 }
                 self.kept_alive(client, &outcome);
             }

@@ -33,6 +33,11 @@ impl ConfigSafety {
         self.at(Index(u64::MAX))
     }
 
+    /// All that were committed.
+    pub fn all(&self) -> impl Iterator<Item = &Membership> {
+        self.all.values()
+    }
+
     /// The one that was committed at or before an index.
     pub fn at(&self, index: Index) -> &Membership {
         self.all.range(..=index).next_back().expect("a cluster begins with one").1

@@ -24,8 +24,15 @@ impl ReadConfirmed {
         }
     }
 
-    /// A node answers what was asked for at `asked`.
-    pub fn answered(&self, node: NodeId, asked: u64, membership: &Membership, what: &str) {
+    /// A node answers what was asked for at `asked`. Which configuration the leader had then is not
+    /// known here: one of `configurations` must fit.
+    pub fn answered<'a>(
+        &self,
+        node: NodeId,
+        asked: u64,
+        mut configurations: impl Iterator<Item = &'a Membership>,
+        what: &str,
+    ) {
         let confirmed = |half: &BTreeSet<NodeId>, leader: &NodeId| {
             let follows = |voter: &&NodeId| {
                 *voter == leader
@@ -33,11 +40,13 @@ impl ReadConfirmed {
             };
             half.is_empty() || half.iter().filter(follows).count() > half.len() / 2
         };
-        let mut all = membership.members().keys();
+        let confirms = |members: &Membership| {
+            members.members().keys().any(|leader| {
+                confirmed(members.voters(), leader) && confirmed(members.outgoing(), leader)
+            })
+        };
         crate::ensure!(
-            all.any(|leader| {
-                confirmed(membership.voters(), leader) && confirmed(membership.outgoing(), leader)
-            }),
+            configurations.any(confirms),
             "read_confirmed",
             "n{node} answers {what} that was asked at {asked} us, and no quorum has followed \
              anybody since"
