@@ -134,6 +134,10 @@ fn a_survivor_goes_on_with_its_data_and_old_nodes_stay_outside() {
 fn grow_again(cluster: &mut Cluster, survivor: usize, [old, gone]: [usize; 2]) {
     fs::remove_dir_all(&cluster.nodes[old].data).unwrap();
     cluster.run(old);
+    // Only a node that is reached can be added.
+    for blank in [old, gone] {
+        cluster.nodes[blank].until_waiting();
+    }
     let at = |node: usize| {
         let node = &cluster.nodes[node];
         format!("{}={}", node.name, node.port.address)
