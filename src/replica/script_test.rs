@@ -460,7 +460,8 @@ fn scripts() {
     }
 }
 
-/// No seed of the simulator has shown it: its clocks would have to part just when an answer is slow.
+/// No seed of the simulator has shown it: its clocks would have to part just when an answer is
+/// slow.
 #[test]
 fn a_promise_that_is_counted_from_the_answer_is_noticed() {
     use crate::base::mutation::{AVAILABLE, Mutation};
