@@ -16,12 +16,14 @@ use crate::state::{Lease, StateMachine};
 ///
 /// Invariants:
 /// - Every lease of the applied state has exactly one entry, and no other lease has one.
+/// - `children` has exactly the entries that name a parent, by that parent.
 /// - Each entry that is not expiring has at least one element in `due`, at or before its end.
 /// - The end of a lease only moves later, but for the own lease of a host that left, which nobody
 ///   is promised.
 #[derive(Debug, Default)]
 pub(super) struct ExpiryTable {
     entries: BTreeMap<LeaseId, Timed>,
+    children: BTreeSet<(LeaseId, LeaseId)>,
     due: BTreeSet<(Instant, LeaseId)>,
     /// The own leases of hosts that are no members any more: they are not renewed, and end with the
     /// last of their children.
@@ -55,14 +57,25 @@ impl ExpiryTable {
     /// The lease was applied, or its terms changed, at `now`.
     pub(super) fn begin(&mut self, lease: &Lease, now: Instant) {
         let timed = Timed { ttl: lease.ttl, parent: lease.parent, renewed: now, expiring: false };
-        self.entries.insert(lease.id, timed);
+        if let Some(before) = self.entries.insert(lease.id, timed) {
+            self.orphan(lease.id, before.parent);
+        }
+        self.children.extend(lease.parent.map(|parent| (parent, lease.id)));
         self.due.insert((now + lease.ttl, lease.id));
     }
 
     /// The lease is gone.
     pub(super) fn end(&mut self, lease: LeaseId) {
-        self.entries.remove(&lease);
+        if let Some(timed) = self.entries.remove(&lease) {
+            self.orphan(lease, timed.parent);
+        }
         self.departed.remove(&lease);
+    }
+
+    fn orphan(&mut self, child: LeaseId, parent: Option<LeaseId>) {
+        if let Some(parent) = parent {
+            self.children.remove(&(parent, child));
+        }
     }
 
     /// These are the own leases of hosts that are no members now; all others are members'.
@@ -123,7 +136,8 @@ impl ExpiryTable {
             host.map_or(timed.renewed, |host| timed.renewed.max(host.renewed))
         };
         let own = if self.departed.contains(&id) { Span::ZERO } else { timed.ttl };
-        let children = self.entries.values().filter(|child| child.parent == Some(id));
+        let children = self.children.range((id, LeaseId(u64::MIN))..=(id, LeaseId(u64::MAX)));
+        let children = children.filter_map(|(_, child)| self.entries.get(child));
         let last = children.map(|child| renewed(child) + child.ttl).max();
         last.map_or(renewed(timed) + own, |last| last.max(renewed(timed) + own))
     }
