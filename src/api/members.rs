@@ -66,10 +66,7 @@ pub(super) async fn put(context: &Arc<Context>, ask: Ask) -> Result<Response<Bod
     let request: MembersRequest = body::json(ask.body, context.options.request_bytes_max).await?;
     let status = leaders_members(context, timeout).await?;
     let wanted = resolve(context, &status, &request).await?;
-    let goal = Goal {
-        voters: wanted.voters.keys().copied().collect(),
-        learners: wanted.learners.keys().copied().collect(),
-    };
+    let goal = wanted.goal();
     let warnings = warnings(&wanted);
     let reply = context.node.order(MembersOrder::Change(wanted), timeout).await?;
     let report = taken(context, reply)?;

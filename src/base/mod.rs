@@ -10,6 +10,8 @@ pub mod limits;
 pub(crate) mod mutants_test;
 pub mod mutation;
 mod rng;
+#[cfg(test)]
+pub(crate) mod scripts_test;
 mod time;
 
 pub use ids::{

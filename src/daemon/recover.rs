@@ -240,21 +240,17 @@ fn facts(survivor: &Survivor, written: Option<SystemTime>) -> String {
 
 fn part(survivor: &Survivor) -> String {
     let membership = survivor.membership();
-    let names = |voters: bool| {
-        let members = membership.members().iter();
-        let found = members.filter(|(node, _)| membership.is_voter(**node) == voters);
-        let names: BTreeSet<&str> = found.map(|(_, member)| member.name.as_str()).collect();
-        names.into_iter().collect::<Vec<_>>().join(" ")
-    };
+    let learners = membership.members().iter().filter(|(node, _)| !membership.is_voter(**node));
+    let learners: BTreeSet<String> = learners.map(|(_, member)| member.name.clone()).collect();
+    let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(" ");
     let part = match survivor.part() {
         Part::Learner => "learner",
         Part::Removed => "removed from the cluster",
         Part::Voter => "voter",
         Part::VoterAlone => "the only voter",
     };
-    let learners = names(false);
-    let learners = if learners.is_empty() { "none".to_owned() } else { learners };
-    format!("{part}; voters: {}; learners: {learners}", names(true))
+    let learners = if learners.is_empty() { "none".to_owned() } else { list(learners) };
+    format!("{part}; voters: {}; learners: {learners}", list(membership.voter_names()))
 }
 
 fn uncommitted(survivor: &Survivor) -> String {

@@ -16,7 +16,6 @@ use crate::node::threads::{Stores, spawn};
 use crate::node::{Clock, Node, StartPhase, Starting};
 use crate::peer::Links;
 use crate::pki::TlsConfigs;
-use crate::raft::Payload;
 use crate::replica::{Bootstrap, Event, Recovery, Replica, Roster, Seed};
 use crate::state::{Row, StateMachine};
 use crate::storage::{Identity, RaftStore, RecoveredLog, StateStore, check, finish_install};
@@ -175,18 +174,13 @@ fn check_identity(options: &Options, log: &RecoveredLog) -> Result<(), StartErro
 /// After `quorumd recover` a list in the configuration may name what is no member any more, and
 /// what such a node says of the cluster's identity counts for nothing.
 fn voters(options: &Options, log: &RecoveredLog) -> BTreeSet<String> {
-    let Some(genesis) = &log.genesis else {
-        let voters = options.seeds.iter().filter(|(_, seed)| seed.voter);
-        return voters.map(|(name, _)| name.clone()).collect();
-    };
-    let newest = log.entries.iter().rev().find_map(|entry| match &entry.payload {
-        Payload::Membership(membership) => Some(membership),
-        Payload::Command(_) | Payload::Empty => None,
-    });
-    let membership = newest.or(log.cut.membership.as_ref()).unwrap_or(&genesis.membership);
-    let members = membership.members().iter();
-    let voters = members.filter(|(node, _)| membership.is_voter(**node));
-    voters.map(|(_, member)| member.name.clone()).collect()
+    match log.membership() {
+        Some(membership) => membership.voter_names(),
+        None => {
+            let voters = options.seeds.iter().filter(|(_, seed)| seed.voter);
+            voters.map(|(name, _)| name.clone()).collect()
+        }
+    }
 }
 
 fn first_roster(options: &Options, log: &RecoveredLog) -> Roster {

@@ -295,6 +295,11 @@ impl Raft {
         self.commit
     }
 
+    /// The highest index known durable here.
+    pub fn durable(&self) -> Index {
+        self.log.durable()
+    }
+
     /// The configuration in force: the newest in the log, committed or not.
     pub fn membership(&self) -> &Membership {
         self.configurations.current()
@@ -337,7 +342,7 @@ impl Raft {
             vote: self.vote,
             commit: self.commit,
             applied: self.applied,
-            persisted: self.log.durable(),
+            persisted: self.durable(),
             first_index: self.log.first_index(),
             last_index: self.log.last_index(),
             membership: self.membership().clone(),

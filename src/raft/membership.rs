@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::NodeId;
+use crate::raft::quorum;
 
 /// What is recorded of one member besides its vote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -150,6 +151,18 @@ impl Membership {
     /// Whether `node` votes, in either half.
     pub fn is_voter(&self, node: NodeId) -> bool {
         self.voters.contains(&node) || self.outgoing.contains(&node)
+    }
+
+    /// The names of those that vote, in either half.
+    pub fn voter_names(&self) -> BTreeSet<String> {
+        let voters = self.members.iter().filter(|(node, _)| self.is_voter(**node));
+        voters.map(|(_, member)| member.name.clone()).collect()
+    }
+
+    /// Whether the nodes that satisfy `counts` are a majority of the voters, and of the outgoing
+    /// ones when it is joint. Panics on a set without voters, which no log holds.
+    pub fn is_quorum(&self, counts: impl Fn(NodeId) -> bool) -> bool {
+        quorum::is_quorum(self, counts)
     }
 
     /// Whether `node` is a member of any kind.

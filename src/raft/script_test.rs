@@ -33,6 +33,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
+use crate::base::scripts_test::run_all;
 use crate::base::{Index, Instant, NodeId, ReadContext, Rng, Span, Term};
 use crate::raft::{
     AppendRejection, Body, Campaign, Entry, Goal, HardState, LogStart, Member, Membership, Message,
@@ -790,22 +791,14 @@ fn show(message: &Message) -> String {
     format!("{}→{} @{} {text}", message.from, message.to, message.term)
 }
 
+/// The folders of scripts.
+const GROUPS: [&str; 7] =
+    ["append", "commit", "election", "membership", "read", "snapshot", "transfer"];
+
 #[test]
 fn scripts_print_what_was_committed() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft/testscripts");
-    let mut scripts = 0;
-    for group in ["append", "commit", "election", "membership", "read", "snapshot", "transfer"] {
-        let mut paths: Vec<_> =
-            std::fs::read_dir(root.join(group)).unwrap().map(|file| file.unwrap().path()).collect();
-        paths.sort();
-        for path in paths {
-            let result = std::panic::catch_unwind(|| {
-                goldenscript::run(&mut Script::default(), &path).unwrap();
-            });
-            assert!(result.is_ok(), "{} fails; see above", path.display());
-            scripts += 1;
-        }
-    }
+    let folder = |group| format!("src/raft/testscripts/{group}");
+    let scripts: usize = GROUPS.iter().map(|group| run_all(&folder(group), Script::default)).sum();
     assert!(scripts >= 130, "only {scripts} scripts were found");
 }
 
@@ -840,13 +833,12 @@ fn scripts_notice_the_errors_that_only_a_scene_shows() {
 #[test]
 fn scripts_that_the_documents_name_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let groups = ["append", "commit", "election", "membership", "read", "snapshot", "transfer"];
     let mut named = 0;
     for document in ["docs/raft.md", "docs/scripts.md"] {
         let text = std::fs::read_to_string(root.join(document)).unwrap();
         for name in text.split('`').filter(|name| !name.contains(['*', ' '])) {
             let Some((group, script)) = name.split_once('/') else { continue };
-            if groups.contains(&group) && !script.is_empty() {
+            if GROUPS.contains(&group) && !script.is_empty() {
                 let path = root.join("src/raft/testscripts").join(name);
                 assert!(path.exists(), "{document} names {name}, which is not there");
                 named += 1;

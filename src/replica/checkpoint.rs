@@ -124,8 +124,7 @@ impl Replica {
         let early = mutation::active(Mutation::SaveAheadOfLog);
         // Both: an entry that was durable here may have been replaced by one that is not yet, which
         // only the core knows; and where a log begins anew, only the write itself tells.
-        let is_durable =
-            |index| index <= self.durable_last.1 && index <= self.raft.status().persisted;
+        let is_durable = |index| index <= self.durable_last.1.min(self.raft.durable());
         if self.checkpoint.held.is_some()
             && self.checkpoint.saving.is_some_and(|index| early || is_durable(index))
             && let Some(changes) = self.checkpoint.held.take()

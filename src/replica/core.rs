@@ -321,6 +321,17 @@ impl Replica {
         }
     }
 
+    /// Everybody who waits for an outcome, a read or a keepalive: with `error`, or as unknown where
+    /// something was handed over.
+    pub(super) fn answer_all(&mut self, error: RequestError) {
+        let mut answers = self.requests.take_all(error);
+        answers.extend(self.reads.take_all().into_iter().map(|ticket| (ticket, error)));
+        answers.extend(self.keeper.take_all().into_iter().map(|ticket| (ticket, error)));
+        for (ticket, error) in answers {
+            self.answer(ticket, Err(error));
+        }
+    }
+
     pub(super) fn next_context(&mut self) -> ReadContext {
         self.contexts_used += 1;
         ReadContext(self.contexts_used)

@@ -123,12 +123,7 @@ impl Divergence {
         said.extend(self.own.get(&index).map(|&digest| (node, digest)));
         said.retain(|&node, _| membership.contains(node));
         let digests: BTreeSet<u64> = said.values().copied().collect();
-        let of_quorum = |digest: &u64| {
-            let agrees = |node: &NodeId| said.get(node) == Some(digest);
-            [membership.voters(), membership.outgoing()].into_iter().all(|half| {
-                half.is_empty() || half.iter().filter(|node| agrees(node)).count() > half.len() / 2
-            })
-        };
+        let of_quorum = |digest: &u64| membership.is_quorum(|node| said.get(&node) == Some(digest));
         let digest = digests.into_iter().find(of_quorum)?;
         let differ = said.iter().filter(|(_, other)| **other != digest);
         Some(Verdict { digest, differ: differ.map(|(&node, _)| node).collect() })
@@ -235,14 +230,8 @@ impl Replica {
         self.keeper.set_host(None, now);
         self.expiry = None;
         self.caught_up = false;
-        let error = RequestError::Unavailable(UnavailableReason::Diverged);
         // What was handed over is applied by the others, or not: this node will not see it.
-        let mut answers = self.requests.take_all(error);
-        answers.extend(self.reads.take_all().into_iter().map(|ticket| (ticket, error)));
-        answers.extend(self.keeper.take_all().into_iter().map(|ticket| (ticket, error)));
-        for (ticket, error) in answers {
-            self.answer(ticket, Err(error));
-        }
+        self.answer_all(RequestError::Unavailable(UnavailableReason::Diverged));
     }
 
     /// Asks the leader for its state, again and again: it may have none yet that is of use here.

@@ -249,10 +249,7 @@ impl Replica {
 
     fn begin_change(&mut self, now: Instant, wanted: &WantedMembers) -> Result<(), MembersRefusal> {
         let target = target_of(wanted)?;
-        let goal = Goal {
-            voters: wanted.voters.keys().copied().collect(),
-            learners: wanted.learners.keys().copied().collect(),
-        };
+        let goal = wanted.goal();
         let current = self.raft.membership();
         if leads_to(current, &target, &goal) {
             if wanted.force {

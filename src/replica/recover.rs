@@ -149,7 +149,7 @@ impl Replica {
 
 /// What the core is made from; the entries are taken out of `log`.
 fn restored(log: &mut RecoveredLog, genesis: &Genesis, applied: Index) -> Restored {
-    let membership = log.cut.membership.as_ref().unwrap_or(&genesis.membership);
+    let membership = log.first_membership().unwrap_or(&genesis.membership);
     Restored {
         hard_state: log.hard_state,
         snapshot_index: log.cut.index,

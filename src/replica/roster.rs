@@ -104,9 +104,7 @@ impl Roster {
 
     /// The names of the voters of the newest configuration that is known to be committed here.
     pub fn voters(&self) -> BTreeSet<String> {
-        let voters = self.committed.members().iter();
-        let voters = voters.filter(|&(&node, _)| self.committed.is_voter(node));
-        voters.map(|(_, member)| member.name.clone()).collect()
+        self.committed.voter_names()
     }
 
     /// The answer to a hello whose certificate fits its name and cluster.

@@ -9,6 +9,7 @@ use std::error::Error;
 
 use bytes::Bytes;
 
+use crate::base::scripts_test::run_all;
 use crate::base::{LeaseId, NodeId, Revision, Span, Token};
 use crate::replica::cluster_test::{lease, put};
 use crate::replica::script_hosts_test::{Hosts, Shown, text};
@@ -447,17 +448,8 @@ fn lock(name: &str) -> QueueName {
 
 #[test]
 fn scripts() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/replica/testscripts");
-    let mut names: Vec<_> = std::fs::read_dir(folder)
-        .expect("the scripts stand beside this file")
-        .map(|entry| entry.expect("a directory can be listed").path())
-        .collect();
-    names.sort();
-    assert!(names.len() >= 25, "only {} scripts were found", names.len());
-    for path in names {
-        goldenscript::run(&mut Script::new(), &path)
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    }
+    let count = run_all("src/replica/testscripts", Script::new);
+    assert!(count >= 25, "only {count} scripts were found");
 }
 
 /// No seed of the simulator has shown it: its clocks would have to part just when an answer is

@@ -119,12 +119,7 @@ impl Replica {
         self.caught_up = false;
         let error = RequestError::Unavailable(UnavailableReason::Removed(removal));
         // What was handed over may have been applied after the last entry that this node will see.
-        let mut answers = self.requests.take_all(error);
-        answers.extend(self.reads.take_all().into_iter().map(|ticket| (ticket, error)));
-        answers.extend(self.keeper.take_all().into_iter().map(|ticket| (ticket, error)));
-        for (ticket, error) in answers {
-            self.answer(ticket, Err(error));
-        }
+        self.answer_all(error);
         for (ticket, error) in self.members.take_all(error) {
             self.members_answer(ticket, Err(error));
         }

@@ -22,7 +22,6 @@ use crate::wire::{Genesis, decode_stamped, encode_command, stamp_command};
 pub struct Survivor {
     log: RecoveredLog,
     genesis: Genesis,
-    membership: Membership,
     /// The state at the last index that is known to be committed.
     pub committed: Held,
     /// The state with every entry that the log holds.
@@ -78,13 +77,7 @@ impl Survivor {
                 committed = Held::of(&machine);
             }
         }
-        let newest = log.entries.iter().rev().find_map(|entry| match &entry.payload {
-            Payload::Membership(membership) => Some(membership),
-            Payload::Command(_) | Payload::Empty => None,
-        });
-        let at_cut = log.cut.membership.as_ref().unwrap_or(&genesis.membership);
-        let membership = newest.unwrap_or(at_cut).clone();
-        Ok(Self { all: Held::of(&machine), committed, membership, genesis, log })
+        Ok(Self { all: Held::of(&machine), committed, genesis, log })
     }
 
     /// What `raft.redb` holds.
@@ -99,17 +92,17 @@ impl Survivor {
 
     /// The newest configuration that it holds, committed or not.
     pub fn membership(&self) -> &Membership {
-        &self.membership
+        self.log.membership().unwrap_or(&self.genesis.membership)
     }
 
     /// What it is in that configuration.
     pub fn part(&self) -> Part {
         let node = self.log.identity.node;
-        if !self.membership.contains(node) {
+        if !self.membership().contains(node) {
             Part::Removed
-        } else if !self.membership.is_voter(node) {
+        } else if !self.membership().is_voter(node) {
             Part::Learner
-        } else if self.membership.voters().len() == 1 && !self.membership.is_joint() {
+        } else if self.membership().voters().len() == 1 && !self.membership().is_joint() {
             Part::VoterAlone
         } else {
             Part::Voter

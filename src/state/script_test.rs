@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Context};
 
+use crate::base::scripts_test::run_all;
 use crate::base::{
     Boot, Epoch, LeaseId, NodeId, RequestId, Revision, Sequence, Span, Term, Token, WallMillis,
     limits, mix,
@@ -29,15 +29,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Every script in the folder, in order of its name.
 #[test]
 fn scripts_show_what_they_claim() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/state/testscripts");
-    let entries = folder.read_dir().expect("the scripts are beside this file");
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(paths.len() >= 25, "scripts are missing: {paths:?}");
-    for path in paths {
-        eprintln!("script {}", path.file_name().unwrap().display());
-        goldenscript::run(&mut Runner::new(), &path).expect("the script can be read");
-    }
+    let count = run_all("src/state/testscripts", Runner::new);
+    assert!(count >= 25, "only {count} scripts were found");
 }
 
 /// One machine, the rows that were saved of it, and what commands carry unless they say otherwise.

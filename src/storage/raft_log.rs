@@ -26,7 +26,7 @@ use super::format::{
 use super::raft_load::start;
 use crate::base::mutation::{self, Mutation};
 use crate::base::{Boot, Index, NodeId, Term, limits};
-use crate::raft::{Entry, HardState, Payload};
+use crate::raft::{Entry, HardState, Membership, Payload};
 use crate::storage::{Cut, Identity, PeerMark, StorageError};
 use crate::wire::{
     Genesis, decode_entry_batch, encode_entry_batch, encode_genesis, encode_hard_state,
@@ -105,6 +105,23 @@ pub struct RecoveredLog {
     pub entries: Vec<Entry>,
     /// What peers have promised, by node.
     pub marks: Vec<PeerMark>,
+}
+
+impl RecoveredLog {
+    /// The newest configuration that it holds, committed or not; nothing before the first boot.
+    pub fn membership(&self) -> Option<&Membership> {
+        let newest = self.entries.iter().rev().find_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some(membership),
+            Payload::Command(_) | Payload::Empty => None,
+        });
+        newest.or_else(|| self.first_membership())
+    }
+
+    /// The configuration in force where the log begins; nothing before the first boot.
+    pub fn first_membership(&self) -> Option<&Membership> {
+        let genesis = self.genesis.as_ref();
+        self.cut.membership.as_ref().or(genesis.map(|genesis| &genesis.membership))
+    }
 }
 
 /// `raft.redb`, open for writing.

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
+use crate::base::scripts_test::run_all;
 use crate::base::{Boot, Epoch, Index, NodeId, RequestId, Revision, Sequence, Term, WallMillis};
 use crate::state::{
     Applied, Event, EventKind, Operation, Selection, StateMachine, Txn, TxnOperation,
@@ -412,15 +413,6 @@ fn text(bytes: &Bytes) -> std::borrow::Cow<'_, str> {
 
 #[test]
 fn scripts() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/watch/testscripts");
-    let mut names: Vec<_> = std::fs::read_dir(folder)
-        .expect("the scripts stand beside this file")
-        .map(|entry| entry.expect("a directory can be listed").path())
-        .collect();
-    names.sort();
-    assert!(names.len() >= 20, "only {} scripts were found", names.len());
-    for path in names {
-        goldenscript::run(&mut Runner::new(), &path)
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    }
+    let count = run_all("src/watch/testscripts", Runner::new);
+    assert!(count >= 20, "only {count} scripts were found");
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::{Index, NodeId};
-use crate::raft::Member;
+use crate::raft::{Goal, Member};
 
 /// An order to the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,14 @@ pub struct WantedMembers {
     pub voters: BTreeMap<NodeId, Member>,
     /// Who shall receive the log without a vote.
     pub learners: BTreeMap<NodeId, Member>,
+}
+
+impl WantedMembers {
+    /// The set as a configuration on its way to it carries it.
+    pub fn goal(&self) -> Goal {
+        let nodes = |half: &BTreeMap<NodeId, Member>| half.keys().copied().collect();
+        Goal { voters: nodes(&self.voters), learners: nodes(&self.learners) }
+    }
 }
 
 /// The leader's reply to an order.
