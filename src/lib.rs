@@ -12,6 +12,7 @@
 //! - [`pki`]: certificates and TLS settings
 //! - [`peer`]: links between daemons
 //! - [`node`]: the running daemon: threads and tasks around one replica
+//! - [`host`]: what the host adds: who asks
 //! - [`api`]: the local HTTP API
 //! - [`client`]: an asynchronous client of the local API
 //! - [`telemetry`]: what operators see of a running daemon
@@ -42,6 +43,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+pub mod host;
 pub mod node;
 pub mod peer;
 pub mod pki;

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use crate::base::{NodeId, Span, limits};
+use crate::host::{Caller, Host};
 use crate::node::{Node, NodeStatus};
 use crate::replica::View;
 use crate::state::{Outcome, QueueEntry, QueueKind};
@@ -59,16 +60,6 @@ impl Default for Options {
     }
 }
 
-/// Who asks, as the kernel tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller {
-    /// The user at the time of `connect(2)`. On the TCP port: the daemon's own, because whoever can
-    /// read its token file is that user.
-    pub(super) uid: u32,
-    /// The process, on the unix socket.
-    pub(super) pid: Option<u32>,
-}
-
 /// A request whose body has not been read.
 pub(super) struct Ask {
     /// Who asks.
@@ -110,7 +101,8 @@ impl Drop for StreamSlot {
 
 impl Context {
     /// The context of a server.
-    pub(super) fn new(node: Node, options: Options, stop: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(host: &Host, options: Options, stop: watch::Receiver<bool>) -> Self {
+        let node = host.node().clone();
         let bound = Bound::new(node.clone());
         Self { node, options, bound, stop, streams: AtomicUsize::new(0) }
     }

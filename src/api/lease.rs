@@ -13,13 +13,14 @@ use crate::api::types::{
     LeaseMessage, LeaseState, LeaseView, LeasesAnswer, RevokeAnswer,
 };
 use crate::base::{LeaseId, Revision, Span, limits};
+use crate::host::Caller;
 use crate::node::{Follower, Node, NodeStatus, Topic};
 use crate::replica::{Promise, PromiseState};
 use crate::state::{Bind, Lease, NewLease, Operation, Outcome};
 
 use super::answer::{Stamp, json, stamp};
 use super::body;
-use super::context::{Ask, Caller, Context, node_name};
+use super::context::{Ask, Context, node_name};
 use super::kv::{another_request, duration, limit};
 use super::params;
 use super::problem::Fault;
@@ -37,7 +38,7 @@ pub(super) async fn grant(context: &Arc<Context>, ask: Ask) -> Result<Response<B
     let request: GrantLeaseRequest =
         body::json(ask.body, context.options.request_bytes_max).await?;
     let bind = bind(request.bind.unwrap_or(BindView::None), request.pid)?;
-    let lease = new_lease(ask.caller, request.ttl.map(params::span), bind, request.info)?;
+    let lease = new_lease(&ask.caller, request.ttl.map(params::span), bind, request.info)?;
     let (ttl, operation) = (lease.ttl, Operation::GrantLease(lease));
     if bind == Bind::None {
         let outcome = context.node.submit(operation, idempotency, timeout).await?;
@@ -92,7 +93,7 @@ pub(super) fn bind(bind: BindView, pid: Option<u32>) -> Result<Bind, Fault> {
 
 /// A lease to be made for a caller.
 pub(super) fn new_lease(
-    caller: Caller,
+    caller: &Caller,
     ttl: Option<Span>,
     bind: Bind,
     info: Option<String>,

@@ -14,6 +14,7 @@ use crate::api::types::{
     Bind as BindView, DurationText, HeldAnswer, HexId, LeaseState, Place, PlaceMessage,
 };
 use crate::base::{LeaseId, Revision, Span, Token, limits};
+use crate::host::Caller;
 use crate::node::Topic;
 use crate::replica::{Promise, PromiseState};
 use crate::state::{
@@ -22,7 +23,7 @@ use crate::state::{
 
 use super::answer::{Stamp, json, stamp};
 use super::bound::Owned;
-use super::context::{Ask, Caller, Context, place};
+use super::context::{Ask, Context, place};
 use super::kv::{another_request, duration};
 use super::lease::{self, ENDED, Step, valid_for, when};
 use super::params;
@@ -72,7 +73,7 @@ impl Manner {
     pub(super) fn of(ask: &Ask) -> Result<Self, Fault> {
         params::refuse_conditions(&ask.parts.headers)?;
         Ok(Self {
-            caller: ask.caller,
+            caller: ask.caller.clone(),
             timeout: ask.params(&[])?.timeout()?,
             idempotency: params::idempotency(&ask.parts.headers, ask.caller.uid)?,
             framing: Framing::of(&ask.parts.headers),
@@ -150,7 +151,7 @@ fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
         ));
     }
     let ttl = want.ttl.map(params::span);
-    Ok(Holder::New(lease::new_lease(manner.caller, ttl, bind, want.info.clone())?))
+    Ok(Holder::New(lease::new_lease(&manner.caller, ttl, bind, want.info.clone())?))
 }
 
 /// A place that was taken.

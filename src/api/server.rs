@@ -22,10 +22,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::base::limits;
-use crate::node::Node;
+use crate::host::{Caller, Host};
 
 use super::connection::{Activity, Observed, Order, Phase};
-use super::context::{Ask, Caller, Context, Options};
+use super::context::{Ask, Context, Options};
 use super::kv::duration;
 use super::loopback::Gate;
 use super::route;
@@ -59,7 +59,7 @@ const REFUSAL: &[u8] =
 /// and what is left after the grace period is cut off. Fails only when the loopback listener has no
 /// address.
 pub async fn serve(
-    node: Node,
+    host: Host,
     listeners: Listeners,
     options: Options,
     stop: impl Future<Output = ()> + Send,
@@ -72,7 +72,7 @@ pub async fn serve(
     };
     let (stopping, stopped) = watch::channel(false);
     let grace = duration(options.grace);
-    let context = Arc::new(Context::new(node, options, stopped));
+    let context = Arc::new(Context::new(&host, options, stopped));
     let connections = Arc::new(Connections::new());
     accept(&context, &connections, listeners, gate, stop).await;
     // The listeners are closed by now: nobody connects any more.
@@ -94,7 +94,6 @@ async fn accept(
 ) {
     let mut sweep = tokio::time::interval_at(Instant::now() + SWEEP_INTERVAL, SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let own_uid = rustix::process::getuid().as_raw();
     tokio::pin!(stop);
     loop {
         let failed = tokio::select! {
@@ -112,8 +111,7 @@ async fn accept(
             },
             accepted = accept_tcp(&listeners) => match accepted {
                 Ok(socket) => {
-                    let caller = Caller { uid: own_uid, pid: None };
-                    begin(context, connections, socket, caller, gate.clone());
+                    begin(context, connections, socket, Caller::with_token(), gate.clone());
                     None
                 }
                 Err(error) => Some(error),
@@ -138,12 +136,10 @@ async fn accept_tcp(listeners: &Listeners) -> io::Result<TcpStream> {
 }
 
 fn accept_unix(context: &Arc<Context>, connections: &Arc<Connections>, socket: UnixStream) {
-    let Ok(credentials) = socket.peer_cred() else {
+    let Ok(caller) = Caller::of(&socket) else {
         tracing::debug!("a caller went before the kernel could say who it was");
         return;
     };
-    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-    let caller = Caller { uid: credentials.uid(), pid };
     begin(context, connections, socket, caller, None);
 }
 
@@ -194,6 +190,7 @@ async fn run<S>(
     let io = Observed::new(socket, activity.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (context, gate, activity) = (&context, &gate, &activity);
+        let caller = caller.clone();
         async move {
             activity.enter(Phase::Request);
             let (parts, body) = request.into_parts();

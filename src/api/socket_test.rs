@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::base::mutants_test::{hammer, mutate};
+use crate::host::Host;
 use crate::node::{Node, Topic};
 use crate::pki::{Authority, Credentials, TlsConfigs, Validity};
 use crate::replica::Seed;
@@ -127,7 +128,7 @@ impl Server {
         let listeners = Listeners { unix, tcp: Some((tcp, "secret".to_owned())) };
         let task = tokio::spawn(async move {
             let stopped = async move { drop(stopped.await) };
-            serve(serving, listeners, options, stopped).await.unwrap();
+            serve(Host::new(serving), listeners, options, stopped).await.unwrap();
         });
         Self { node, socket, port, stop: Some(stop), task: Some(task), _directory: directory }
     }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api;
 use crate::config::{Config, MemberRole, Seed};
+use crate::host::Host;
 use crate::node::{self, Node, NodeStatus, Starting, Topic};
 use crate::pki::{Credentials, TlsConfigs};
 use crate::raft::Role;
@@ -198,7 +199,7 @@ async fn operate(
     let stopped = async move { stopping.await.unwrap_or_default() };
     let listeners = api::Listeners { unix: local, tcp: http };
     let mut server =
-        tokio::spawn(api::serve(node.clone(), listeners, config.api_options(), stopped));
+        tokio::spawn(api::serve(Host::new(node.clone()), listeners, config.api_options(), stopped));
     let signal = tokio::select! {
         signal = signals.next() => signal,
         ended = node.ended() => return Err(Failure::from(ended.as_ref())),

@@ -1,0 +1,13 @@
+//! What a daemon adds to its cluster because it runs on the same host as its callers.
+//!
+//! The kernel tells it who asks and when a process ends; it can read and write this host's files.
+//! None of that is replicated state: it is found again after a restart.
+//!
+//! - [`Caller`]: who asks, as the kernel tells.
+//! - [`Host`]: what the local API and the daemon use of this folder, behind one cheap handle.
+
+mod caller;
+mod handle;
+
+pub use caller::Caller;
+pub use handle::Host;
