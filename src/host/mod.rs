@@ -4,10 +4,15 @@
 //! None of that is replicated state: it is found again after a restart.
 //!
 //! - [`Caller`]: who asks, as the kernel tells.
+//! - [`FileWatch`]: tells when files may have changed.
 //! - [`Host`]: what the local API and the daemon use of this folder, behind one cheap handle.
 
 mod caller;
+mod file_watch;
+#[cfg(test)]
+mod file_watch_test;
 mod handle;
 
 pub use caller::Caller;
+pub use file_watch::FileWatch;
 pub use handle::Host;
