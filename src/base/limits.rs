@@ -24,6 +24,8 @@ pub const TXN_OPERATIONS_MAX: usize = 128;
 pub const NAME_BYTES_MAX: usize = 1024;
 /// Longest free text `info` of a lease in bytes.
 pub const INFO_BYTES_MAX: usize = 1024;
+/// Longest text in bytes that names a process: a boot id and three numbers.
+pub const PROCESS_IDENTITY_BYTES_MAX: usize = 128;
 /// Longest idempotency key in bytes (API.md: 1 to 128 visible ASCII).
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// Most slots of a semaphore.

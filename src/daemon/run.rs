@@ -32,6 +32,8 @@ use super::{check, dev_files, notify, parent, sockets};
 /// Most threads of the runtime. The work of a node is in its own threads; these carry callers' and
 /// peers' bytes, and a sidecar leaves the cores of a large host to those whom it serves.
 const RUNTIME_THREADS_MAX: usize = 4;
+/// A caller's connection, and its process.
+const DESCRIPTORS_PER_CALLER: u64 = 2;
 /// Descriptors beyond those of callers: files, peers, the runtime's own.
 const DESCRIPTORS_SPARE: u64 = 256;
 /// How long the node's threads may take to end beyond the grace.
@@ -79,7 +81,7 @@ fn raise_descriptor_limit(config: &Config) {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit on open files could not be raised");
     }
-    let needed = config.limits.connections as u64 + DESCRIPTORS_SPARE;
+    let needed = DESCRIPTORS_PER_CALLER * config.limits.connections as u64 + DESCRIPTORS_SPARE;
     let allowed = getrlimit(Resource::Nofile).current;
     if allowed.is_some_and(|allowed| allowed < needed) {
         tracing::warn!(

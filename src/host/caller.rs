@@ -3,8 +3,11 @@
 //! What a caller may do is not decided here.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::net::UnixStream;
+
+use crate::host::Process;
 
 /// Who asks, as the kernel recorded it at the time of `connect(2)` (unix(7), `SO_PEERCRED`).
 ///
@@ -20,6 +23,9 @@ pub struct Caller {
     /// The process, in the daemon's own pid namespace; nothing on the TCP port, and for a process
     /// that this namespace does not show.
     pub pid: Option<u32>,
+    /// The process, pinned. Nothing on the TCP port, and when it could not be pinned: it has ended
+    /// already, or the daemon has no more descriptors.
+    pub process: Option<Arc<Process>>,
 }
 
 impl Caller {
@@ -27,12 +33,20 @@ impl Caller {
     pub fn of(socket: &UnixStream) -> io::Result<Self> {
         let credentials = socket.peer_cred()?;
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        Ok(Self { uid: credentials.uid(), gid: credentials.gid(), pid })
+        let (uid, gid) = (credentials.uid(), credentials.gid());
+        let process = match Process::of_peer(socket, pid.unwrap_or(0), uid) {
+            Ok(process) => Some(Arc::new(process)),
+            Err(error) => {
+                tracing::debug!(%error, ?pid, "the process of a caller could not be pinned");
+                None
+            }
+        };
+        Ok(Self { uid, gid, pid, process })
     }
 
     /// Who shows the token of the loopback port.
     pub fn with_token() -> Self {
         let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-        Self { uid: uid.as_raw(), gid: gid.as_raw(), pid: None }
+        Self { uid: uid.as_raw(), gid: gid.as_raw(), pid: None, process: None }
     }
 }

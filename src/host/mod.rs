@@ -5,6 +5,8 @@
 //!
 //! - [`Caller`]: who asks, as the kernel tells.
 //! - [`FileWatch`]: tells when files may have changed.
+//! - [`Process`]: one process, pinned; [`ProcessIdentity`]: what tells it from all others.
+//! - [`TargetError`]: why a caller may not bind a lease to a process.
 //! - [`Host`]: what the local API and the daemon use of this folder, behind one cheap handle.
 
 mod caller;
@@ -12,7 +14,17 @@ mod file_watch;
 #[cfg(test)]
 mod file_watch_test;
 mod handle;
+mod identity;
+mod proc_files;
+mod process;
+mod target;
+
+#[cfg(test)]
+mod process_test;
 
 pub use caller::Caller;
 pub use file_watch::FileWatch;
 pub use handle::Host;
+pub use identity::{NoIdentity, ProcessIdentity};
+pub use process::{Found, Process};
+pub use target::TargetError;
