@@ -13,6 +13,7 @@
 //! (`parent`).
 
 mod check;
+mod descriptors;
 mod dev;
 mod dev_files;
 mod exit;
@@ -22,6 +23,7 @@ mod recover;
 mod run;
 mod signals;
 mod sockets;
+mod watchdog;
 
 #[cfg(test)]
 mod dev_files_test;

@@ -15,6 +15,11 @@ pub(super) fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
+/// The node's own threads go round.
+pub(super) fn watchdog() {
+    send(&[NotifyState::Watchdog]);
+}
+
 /// The line that `systemctl status` shows.
 pub(super) fn status(line: &str) {
     send(&[NotifyState::Status(line)]);

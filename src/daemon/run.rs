@@ -25,8 +25,10 @@ use crate::raft::Role;
 use crate::replica;
 use crate::telemetry;
 
+use super::descriptors::Descriptors;
 use super::exit::{ExitCode, Failure, conclude};
 use super::signals::StopSignals;
+use super::watchdog::Feeder;
 use super::{check, dev_files, notify, parent, sockets};
 
 /// Most threads of the runtime. The work of a node is in its own threads; these carry callers' and
@@ -55,6 +57,7 @@ fn start(path: &Path, parent: Option<u32>) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    let descriptors = Descriptors::take().map_err(usage)?;
     // Whatever this process makes is its own until it says otherwise.
     umask(Mode::RWXG | Mode::RWXO);
     raise_descriptor_limit(&config);
@@ -68,7 +71,7 @@ fn start(path: &Path, parent: Option<u32>) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(&config, &credentials, token));
+    let result = runtime.block_on(serve(&config, &credentials, token, descriptors));
     // Whatever still runs, runs for nobody.
     runtime.shutdown_background();
     result
@@ -133,6 +136,7 @@ async fn serve(
     config: &Config,
     credentials: &Credentials,
     token: Option<String>,
+    descriptors: Descriptors,
 ) -> Result<(), Failure> {
     let mut signals = StopSignals::new().context("cannot listen for signals")?;
     let peers = TcpListener::bind(config.listen)
@@ -145,7 +149,8 @@ async fn serve(
         ),
         None => None,
     };
-    let local = sockets::bind_local(&config.socket)?;
+    let local = sockets::Local::new(&config.socket, descriptors.local)?;
+    let left_behind = local.left_behind(&config.socket);
     tracing::info!(
         node = %config.name, cluster = %config.cluster, version = env!("CARGO_PKG_VERSION"),
         socket = %config.socket.path.display(), peers = %config.listen, "starting"
@@ -154,22 +159,27 @@ async fn serve(
     notify::status("starting; at the first boot all members must be up together");
     let tls = TlsConfigs::new(credentials)
         .map_err(|error| Failure::new(ExitCode::Usage, anyhow!("{error}")))?;
+    let feeder = Feeder::while_starting();
     let starting = Starting::new(&config.name, &config.cluster);
     let node = tokio::select! {
         node = Node::start(node_options(config), peers, tls, &starting) => node,
-        never = api::answer_not_ready(&local, &starting) => match never {},
+        never = api::answer_not_ready(&local.listener, &starting) => match never {},
         never = tell_start(&starting) => match never {},
         signal = signals.next() => {
             tracing::info!(signal, "stopped before the node had started");
-            sockets::remove_local(&config.socket);
+            left_behind.remove();
             return Ok(());
         }
     };
     let outcome = match node {
-        Ok(node) => operate(config, &node, local, http.zip(token), &mut signals).await,
+        Ok(node) => {
+            drop(feeder);
+            let _feeder = Feeder::of(&node);
+            operate(config, &node, local.listener, http.zip(token), &mut signals).await
+        }
         Err(error) => Err(Failure::from(error)),
     };
-    sockets::remove_local(&config.socket);
+    left_behind.remove();
     outcome
 }
 

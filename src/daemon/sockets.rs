@@ -1,5 +1,5 @@
-//! Makes the sockets that local callers use: the unix socket with its owner and mode, and the token
-//! of the loopback port.
+//! Makes the sockets that local callers use, or takes them from systemd: the unix socket with its
+//! owner and mode, and the token of the loopback port.
 //!
 //! Who may do what over them is decided by `api/`.
 
@@ -7,22 +7,75 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::net::UnixListener;
 
 use crate::config;
+
+use super::exit::{ExitCode, Failure};
 
 /// Shortest bearer token in bytes: 128 bits in hexadecimal.
 const TOKEN_BYTES_MIN: usize = 32;
 /// Longest bearer token in bytes.
 const TOKEN_BYTES_MAX: usize = 512;
 
+/// The socket of local callers, and whose it is.
+pub(super) struct Local {
+    pub listener: UnixListener,
+    /// Made here, to be removed here. A socket that systemd made stays: whoever connects to it while
+    /// no daemon runs is served by the next one.
+    made_here: bool,
+}
+
+impl Local {
+    /// The socket that systemd listens on already, or else one of our own. Needs a running tokio
+    /// runtime.
+    pub fn new(
+        socket: &config::Socket,
+        given: Option<std::os::unix::net::UnixListener>,
+    ) -> Result<Self, Failure> {
+        let Some(given) = given else {
+            return Ok(Self { listener: bind_local(socket)?, made_here: true });
+        };
+        let address = given.local_addr().context("cannot ask where systemd listens")?;
+        if address.as_pathname() != Some(&*socket.path) {
+            let error = anyhow!(
+                "systemd listens on {address:?} for this daemon, the configuration says {}: make \
+                 ListenStream= of quorumd.socket and socket.path the same",
+                socket.path.display()
+            );
+            return Err(Failure::new(ExitCode::Usage, error));
+        }
+        given.set_nonblocking(true).context("cannot use the socket of systemd")?;
+        let listener = UnixListener::from_std(given).context("cannot use the socket of systemd")?;
+        Ok(Self { listener, made_here: false })
+    }
+
+    /// What has to be removed when the last caller was answered.
+    pub fn left_behind(&self, socket: &config::Socket) -> LeftBehind {
+        LeftBehind(self.made_here.then(|| socket.path.clone()))
+    }
+}
+
+/// A socket to be removed from the file system, if it is ours.
+pub(super) struct LeftBehind(Option<PathBuf>);
+
+impl LeftBehind {
+    /// Removes it.
+    pub fn remove(self) {
+        let Some(path) = self.0 else { return };
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "the socket could not be removed");
+        }
+    }
+}
+
 /// Listens on the unix socket. Needs a running tokio runtime, and a umask that keeps others out
 /// until the mode is set. A socket that a killed daemon left behind is replaced; one that answers,
 /// or anything that is no socket, is not touched.
-pub(super) fn bind_local(socket: &config::Socket) -> anyhow::Result<UnixListener> {
+fn bind_local(socket: &config::Socket) -> anyhow::Result<UnixListener> {
     let path = socket.path.as_path();
     if let Some(directory) = path.parent() {
         make_open_directory(directory).with_context(|| {
@@ -54,13 +107,6 @@ fn make_open_directory(directory: &Path) -> io::Result<()> {
     }
     fs::create_dir(directory)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
-}
-
-/// Takes the socket away after the last caller was answered.
-pub(super) fn remove_local(socket: &config::Socket) {
-    if let Err(error) = fs::remove_file(&socket.path) {
-        tracing::warn!(path = %socket.path.display(), %error, "the socket could not be removed");
-    }
 }
 
 fn remove_left_behind(path: &Path) -> anyhow::Result<()> {
@@ -125,7 +171,9 @@ mod tests {
 
     use crate::config::Socket;
 
-    use super::{bind_local, find_group, read_token};
+    use crate::daemon::exit::ExitCode;
+
+    use super::{Local, bind_local, find_group, read_token};
 
     fn socket(directory: &Path) -> Socket {
         Socket { path: directory.join("run/s"), mode: 0o640, group: None }
@@ -152,6 +200,24 @@ mod tests {
         let said = bind_local(&socket).expect_err("it is a file").to_string();
         assert!(said.contains("is no socket"), "{said}");
         assert_eq!(fs::read_to_string(&socket.path).expect("it is still there"), "precious");
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_systemd_is_used_and_stays() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("s");
+        let socket = Socket { path: path.clone(), mode: 0o640, group: None };
+        let given = UnixListener::bind(&path).expect("a free path");
+        let local = Local::new(&socket, Some(given)).expect("it is where it should be");
+        local.left_behind(&socket).remove();
+        assert!(path.exists(), "the next daemon is given the same");
+        let elsewhere = Socket { path: directory.path().join("t"), ..socket.clone() };
+        let given = UnixListener::bind(directory.path().join("u")).expect("a free path");
+        let refused = Local::new(&elsewhere, Some(given)).err().expect("two truths");
+        assert_eq!(refused.code, ExitCode::Usage);
+        let own = Local::new(&elsewhere, None).expect("a free path");
+        own.left_behind(&elsewhere).remove();
+        assert!(!elsewhere.path.exists(), "nobody else makes use of it");
     }
 
     #[test]

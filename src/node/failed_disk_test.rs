@@ -1,6 +1,7 @@
 //! What the writer and the saver do when their disk fails: they end with the reason, which ends the
 //! process, and acknowledge nothing that is not known to be durable (RELIABILITY F1, F2).
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -9,7 +10,7 @@ use crate::base::{Index, NodeId, Term};
 use crate::node::error::Ended;
 use crate::node::mailbox::{Inbox, Mail, Mailbox};
 use crate::node::saver::{Saver, Work};
-use crate::node::writer::Writer;
+use crate::node::writer::{Write, Writer};
 use crate::raft::{Entry, HardState, Payload, PersistToken};
 use crate::replica::{Event, SnapshotDesk};
 use crate::state::{Meta, Row, RowChange, RowKey};
@@ -49,9 +50,9 @@ fn write_once(nth: u64) -> (Result<(), Ended>, Vec<Event>, usize) {
     let (mailbox, inbox) = Mailbox::new();
     let path = PathBuf::from("/nowhere/raft.redb");
     let last_write = Arc::default();
-    let next = None;
+    let next = VecDeque::new();
     let writer = Writer { store, path, identity: identity(), queue, next, mailbox, last_write };
-    writes.send((PersistToken(2), batch(2))).unwrap();
+    writes.send(Write::Batch(PersistToken(2), Box::new(batch(2)))).unwrap();
     drop(writes);
     disk.fail_after(nth);
     let end = writer.run();

@@ -254,6 +254,17 @@ impl Node {
         let _ = tokio::time::timeout(duration(within), gone).await;
     }
 
+    /// Resolves once the replica thread has taken this question from its mailbox and, after it, the
+    /// writer thread from its queue: both go round. False when the node has stopped. A thread that
+    /// hangs leaves it waiting.
+    ///
+    /// To be asked one at a time; dropped, it changes nothing.
+    pub async fn pulse(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.shared.mailbox.pulse(answer);
+        answered.await.is_ok()
+    }
+
     /// Stops the threads and waits for them. What was written stays; what was not acknowledged may
     /// be lost, as after a crash.
     pub async fn stop(&self) {

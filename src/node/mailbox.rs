@@ -3,8 +3,8 @@
 //! Bounded by `limits::MAILBOX_EVENTS_MAX`. Senders are the callers' tasks, the inbound task, the
 //! disk task, and the writer and saver threads; the receiver is the replica thread. Full means: a
 //! caller is refused, and a peer's message is dropped (Raft sends again); the few words of the two
-//! disk threads, each of which has one write or save under way, and the end of what a connection
-//! owned, of which there is no more than there are streams, always find room. Closed means that the
+//! disk threads, each of which has one write or save under way, the watchdog's question, and the end
+//! of what a connection owned, of which there is no more than there are streams, always find room. Closed means that the
 //! node has stopped.
 //!
 //! The bound is a count beside a channel without one: the bounded channel of the standard library
@@ -35,6 +35,8 @@ pub(super) enum Mail {
     Ask(Event, Ticket, oneshot::Sender<Answer>),
     /// An order about the members, whose reply somebody waits for.
     AskMembers(Event, Ticket, oneshot::Sender<MembersAnswered>),
+    /// To be handed to the writer thread, which answers it.
+    Pulse(oneshot::Sender<()>),
     /// Stop once everything before this was handled.
     Stop,
     /// An event.
@@ -98,6 +100,12 @@ impl Mailbox {
     /// has stopped.
     pub(super) fn tell_always(&self, event: Event) -> bool {
         self.send(Mail::Tell(event))
+    }
+
+    /// Whether or not there is room: there is one at a time.
+    pub(super) fn pulse(&self, answer: oneshot::Sender<()>) {
+        // A node that has stopped drops the question, and whoever asked learns it from that.
+        self.send(Mail::Pulse(answer));
     }
 
     /// Asks the replica thread to stop.

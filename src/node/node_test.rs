@@ -220,3 +220,54 @@ fn a_wiped_data_directory_waits_to_be_replaced_and_the_others_go_on() {
         ready(&node).await;
     });
 }
+
+/// A thread that holds the view until it is let go: the replica waits for it with its next word.
+struct Stall {
+    release: std::sync::mpsc::Sender<()>,
+}
+
+impl Stall {
+    fn of(node: &Node) -> Self {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (held, holds) = std::sync::mpsc::channel();
+        let node = node.clone();
+        std::thread::spawn(move || {
+            let _view = node.view();
+            held.send(()).expect("the test waits for it");
+            let _ = released.recv();
+        });
+        holds.recv().expect("the thread says that it holds");
+        Self { release }
+    }
+}
+
+#[test]
+fn a_pulse_is_answered_by_threads_that_go_round_and_by_no_others() {
+    within(async {
+        let mut cluster = Cluster::new(1);
+        let node = cluster.start(0).await.expect("one node starts");
+        ready(&node).await;
+        assert!(node.pulse().await, "both threads go round");
+
+        let stall = Stall::of(&node);
+        let writing = tokio::spawn({
+            let node = node.clone();
+            async move { node.submit(put("k", "v"), None, TIMEOUT).await }
+        });
+        // The first ones may be answered before the write is applied.
+        let mut pulse = loop {
+            let mut pulse = Box::pin({
+                let node = node.clone();
+                async move { node.pulse().await }
+            });
+            if tokio::time::timeout(Duration::from_millis(300), &mut pulse).await.is_err() {
+                break pulse;
+            }
+        };
+        stall.release.send(()).expect("the thread waits for it");
+        assert!((&mut pulse).await, "it goes round again");
+        writing.await.expect("no panic").expect("it was applied in the end");
+        node.stop().await;
+        assert!(!node.pulse().await, "nobody is there any more");
+    });
+}

@@ -110,6 +110,10 @@ impl Runner {
                 self.ordered.insert(ticket, sender);
                 self.replica.handle(Clock.now(), event);
             }
+            Mail::Pulse(answer) => {
+                // Closed only when the writer has failed, which ends the process by itself.
+                let _ = self.writes.send(Write::Pulse(answer));
+            }
             Mail::Stop => return true,
             Mail::Tell(event) => {
                 if let Event::Abandon(ticket) = &event {
@@ -161,7 +165,7 @@ impl Runner {
             }
             Action::Write { token, batch } => {
                 // Closed only when the writer has failed, which ends the process by itself.
-                let _ = self.writes.send((token, batch));
+                let _ = self.writes.send(Write::Batch(token, Box::new(batch)));
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Starts the threads and tasks of a node, and notices how each ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, RwLock};
@@ -67,7 +67,7 @@ pub(super) fn spawn(
         path: raft_path,
         identity: stores.identity.clone(),
         queue: write_queue,
-        next: None,
+        next: VecDeque::new(),
         mailbox: mailbox.clone(),
         last_write: Arc::clone(&gauges.last_write_micros),
     };

@@ -3,10 +3,13 @@
 //! Input: a queue of writes from the replica thread, bounded by what raft allows in flight. Each is
 //! reported back by its token once it and all before it are durable.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+
+use tokio::sync::oneshot;
 
 use crate::base::Span;
 use crate::node::Clock;
@@ -17,8 +20,16 @@ use crate::raft::PersistToken;
 use crate::replica::Event;
 use crate::storage::{Identity, LogBatch, RaftStore, StorageError};
 
+/// What there is to do.
+pub(super) enum Write {
+    /// Make this durable, then say so by the token.
+    Batch(PersistToken, Box<LogBatch>),
+    /// Say that this thread goes round.
+    Pulse(oneshot::Sender<()>),
+}
+
 /// One write.
-pub(super) type Write = (PersistToken, LogBatch);
+type Batch = (PersistToken, LogBatch);
 
 /// How long to wait before trying again on a full disk.
 const FULL_DISK_RETRY: Span = Span::from_millis(200);
@@ -30,7 +41,7 @@ pub(super) struct Writer {
     pub(super) identity: Identity,
     pub(super) queue: Receiver<Write>,
     /// Taken from the queue, and not to be joined with what came before it.
-    pub(super) next: Option<Write>,
+    pub(super) next: VecDeque<Batch>,
     pub(super) mailbox: Mailbox,
     /// How long the last write took, in microseconds.
     pub(super) last_write: Arc<AtomicU64>,
@@ -39,12 +50,11 @@ pub(super) struct Writer {
 impl Writer {
     /// Runs until the queue is closed. The error, if any, ends the process.
     pub(super) fn run(mut self) -> Result<(), Ended> {
-        while let Some((mut token, mut batch)) = self.next.take().or_else(|| self.queue.recv().ok())
-        {
-            while self.next.is_none()
+        while let Some((mut token, mut batch)) = self.wait() {
+            while self.next.is_empty()
                 && let Ok(write) = self.queue.try_recv()
             {
-                self.next = join(&mut token, &mut batch, write);
+                self.next.extend(join(&mut token, &mut batch, write));
             }
             let started = Clock.instant();
             match self.store.write(&batch) {
@@ -63,6 +73,19 @@ impl Writer {
         self.store.flush().map_err(Ended::Storage)
     }
 
+    /// The next write; nothing when the queue is closed.
+    fn wait(&mut self) -> Option<Batch> {
+        if let Some(batch) = self.next.pop_front() {
+            return Some(batch);
+        }
+        loop {
+            match self.queue.recv().ok()? {
+                Write::Batch(token, batch) => return Some((token, *batch)),
+                Write::Pulse(answer) => say_that_it_goes_round(answer),
+            }
+        }
+    }
+
     /// redb refuses everything after an error of its file, so the store is opened anew; what of the
     /// batch may have become durable is replaced by the same when it is written again whole. What
     /// arrives meanwhile joins it.
@@ -78,17 +101,17 @@ impl Writer {
         drop(store);
         mailbox.tell_always(Event::Disk { full: true });
         loop {
-            if next.is_some() {
-                std::thread::sleep(duration(FULL_DISK_RETRY));
-            } else {
-                match queue.recv_timeout(duration(FULL_DISK_RETRY)) {
-                    Ok(write) => {
-                        next = join(token, batch, write);
-                        continue;
-                    }
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return Err(Ended::StoppedOnFullDisk),
+            match queue.recv_timeout(duration(FULL_DISK_RETRY)) {
+                Ok(Write::Batch(later, more)) if !next.is_empty() => {
+                    next.push_back((later, *more));
+                    continue;
                 }
+                Ok(write) => {
+                    next.extend(join(token, batch, write));
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Ended::StoppedOnFullDisk),
             }
             let written = RaftStore::open_path(&path, || identity.clone())
                 .and_then(|(mut store, _)| store.write(batch).map(|()| store));
@@ -111,11 +134,23 @@ impl Writer {
 }
 
 /// One write for both, unless the second has to stand by itself: then it is given back.
-fn join(token: &mut PersistToken, batch: &mut LogBatch, write: Write) -> Option<Write> {
-    if !batch.takes(&write.1) {
-        return Some(write);
+fn join(token: &mut PersistToken, batch: &mut LogBatch, write: Write) -> Option<Batch> {
+    let (later, more) = match write {
+        Write::Batch(later, more) => (later, *more),
+        Write::Pulse(answer) => {
+            say_that_it_goes_round(answer);
+            return None;
+        }
+    };
+    if !batch.takes(&more) {
+        return Some((later, more));
     }
-    *token = write.0;
-    batch.merge(write.1);
+    *token = later;
+    batch.merge(more);
     None
+}
+
+/// Whoever asked may have gone.
+fn say_that_it_goes_round(answer: oneshot::Sender<()>) {
+    let _ = answer.send(());
 }

@@ -32,3 +32,4 @@ mod recover;
 mod run;
 mod snapshot;
 mod status;
+mod units;
