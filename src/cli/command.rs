@@ -13,7 +13,7 @@ use clap_complete::Shell;
 
 use super::elect::Elect;
 use super::exit::{DONE, FAILED, Failure, USAGE};
-use super::guard::Guarded;
+use super::guard::{Executed, Guarded};
 use super::kv::{Compact, Delete, Get, List, Put, Txn};
 use super::lease::LeaseCommand;
 use super::lock::Lock;
@@ -65,7 +65,7 @@ pub(super) enum Command {
     /// Win an election, run a command while leading; or observe one
     Elect(Elect),
     #[command(name = "__exec", hide = true)]
-    Exec(Guarded),
+    Exec(Executed),
     /// Print the value of a key
     Get(Get),
     #[command(name = "__guard", hide = true)]
@@ -176,7 +176,7 @@ impl CommandLine {
             Command::Completions { shell } => completions(shell),
             Command::Delete(delete) => delete.run(session).await,
             Command::Elect(elect) => elect.run(session).await,
-            Command::Exec(guarded) => Err(guarded.exec()),
+            Command::Exec(executed) => Err(executed.exec()),
             Command::Get(get) => get.run(session).await.map_err(Failure::of_a_read),
             Command::Guard(guarded) => guarded.guard(&session.own).await,
             Command::Lease(lease) => lease.run(session).await,

@@ -10,6 +10,7 @@ use super::command::{Session, duration};
 use super::exit::{DONE, Failure};
 use super::hold::{Prize, wait_and_hold};
 use super::output::{Output, bytes_of, place_line, say, shown};
+use super::running::Running;
 use crate::client::{
     CampaignOptions, ElectionMessage, ElectionView, ElectionWatch, Error, Place, WriteOptions,
 };
@@ -47,9 +48,8 @@ pub(super) struct Elect {
     #[arg(long, value_name = "TOKEN", requires = "name")]
     #[arg(conflicts_with_all = ["value", "wait", "ttl", "info", "command"])]
     resign: Option<u64>,
-    /// Run this while leading; it is stopped before anyone else can lead
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    #[command(flatten)]
+    running: Running,
 }
 
 impl Elect {
@@ -77,8 +77,7 @@ impl Elect {
             wait: self.wait,
             info: self.info,
         };
-        let acquiring = session.client.campaign(&name, &options).await?;
-        wait_and_hold(session, Prize::Leadership, &name, acquiring, &self.command).await
+        wait_and_hold(session, Prize::Leadership(options), &name, &self.running).await
     }
 }
 

@@ -7,20 +7,19 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, getppid, kill_process, kill_process_group, pidfd_open,
-    set_child_subreaper, set_parent_process_death_signal, setsid,
+    Pid, Signal, getpid, getppid, kill_process, kill_process_group, set_child_subreaper,
+    set_parent_process_death_signal, setsid,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use super::exit::{CANNOT_RUN, COMMAND_NOT_FOUND, FAILED, Failure};
 use super::notices::Notices;
+use super::orders::{Begin, Obeyed};
 use super::processes::{reap, signal_descendants};
 use super::signals::Signals;
 use super::supervise::OwnProgram;
@@ -28,9 +27,16 @@ use super::supervise::OwnProgram;
 /// Between two rounds of killing: what was being forked during one is met by the next.
 const KILL_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// The arguments of both hidden commands.
+/// The arguments of `__guard`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Guarded {
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// The arguments of `__exec`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Executed {
     /// The process whose child this is; without it nothing may run.
     #[arg(long)]
     parent: i32,
@@ -39,26 +45,24 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// Runs the command and returns its status once it and all its descendants have ended.
+    /// Runs the command once it is told to, and returns its status once it and all its descendants
+    /// have ended.
     pub(super) async fn guard(self, own: &OwnProgram) -> Result<u8, Failure> {
         set_child_subreaper(Some(getpid())).map_err(io::Error::from)?;
-        let mut orphaned = parent_gone(self.parent)?;
+        let Some((begin, mut orders)) = Obeyed::begin()? else {
+            return Err(Failure::new(CANNOT_RUN, ""));
+        };
         let mut children = signal(SignalKind::child())?;
         let mut signals = Signals::listen()?;
-        let mut exec = own.command("__exec");
-        exec.arg("--parent").arg(getpid().as_raw_pid().to_string()).arg("--").args(&self.command);
-        let child = exec.spawn().map_err(|error| {
-            Failure::new(CANNOT_RUN, format!("cannot start {:?}: {error}", self.command[0]))
-        })?;
-        let command = Pid::from_child(&child);
+        let command = Pid::from_child(&self.start(own, begin)?);
         let notices = Notices::start();
         let mut status = None;
         let mut killing = false;
         loop {
             let reaped = reap()?;
-            if let Some((_, ended)) = reaped.ended.iter().find(|(pid, _)| *pid == command) {
-                status = Some(*ended);
-                if !reaped.none_left {
+            if let Some(ended) = reaped.ended.iter().find(|ended| ended.pid == command) {
+                status = Some(ended.status);
+                if !reaped.none_left && !killing {
                     notices.say("the command has ended, some of its descendants have not: waiting");
                 }
             }
@@ -66,21 +70,38 @@ impl Guarded {
                 return Ok(status.unwrap_or(FAILED));
             }
             tokio::select! {
+                biased;
                 _ = children.recv() => {}
                 signal = signals.next() => match status {
                     None => pass_on(signal, command),
                     // Its id may be another's by now.
-                    Some(_) => signal_descendants(getpid(), None, signal).map(drop)?,
+                    Some(_) => signal_descendants(getpid(), &[], signal).map(drop)?,
                 },
-                _ = &mut orphaned, if !killing => killing = true,
+                more = orders.next(), if !killing => killing = !more,
                 () = tokio::time::sleep(KILL_AGAIN_AFTER), if killing => {}
             }
+            if !killing && orders.is_overdue() {
+                // Whoever should have stopped the command is stopped itself.
+                notices.say("the time is over: killing the command with SIGKILL");
+                killing = true;
+            }
             if killing {
-                signal_descendants(getpid(), None, Signal::KILL)?;
+                signal_descendants(getpid(), &[], Signal::KILL)?;
             }
         }
     }
 
+    fn start(&self, own: &OwnProgram, begin: Begin) -> Result<Child, Failure> {
+        let mut exec = own.command("__exec");
+        exec.arg("--parent").arg(getpid().as_raw_pid().to_string()).arg("--").args(&self.command);
+        exec.stdin(Stdio::from(begin.input)).envs(begin.environment);
+        exec.spawn().map_err(|error| {
+            Failure::new(CANNOT_RUN, format!("cannot start {:?}: {error}", self.command[0]))
+        })
+    }
+}
+
+impl Executed {
     /// Becomes the command.
     pub(super) fn exec(self) -> Failure {
         // The kernel forgets this when a set-user-ID program is executed (prctl(2)).
@@ -111,25 +132,4 @@ fn pass_on(signal: Signal, command: Pid) {
     if kill_process_group(command, signal).is_err() {
         let _ = kill_process(command, signal);
     }
-}
-
-/// Resolves when the process `parent` has ended. A failure when it has already.
-fn parent_gone(parent: i32) -> Result<oneshot::Receiver<()>, Failure> {
-    let gone = || Failure::new(CANNOT_RUN, "the process that started this guard is gone");
-    let pid = Pid::from_raw(parent).ok_or_else(gone)?;
-    let descriptor = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
-    // Asked for after the descriptor was opened: if it is still our parent, the id has not passed
-    // to another process in between.
-    if getppid() != Some(pid) {
-        return Err(gone());
-    }
-    let (sender, receiver) = oneshot::channel();
-    // Ends with the process.
-    std::thread::spawn(move || {
-        while let Err(rustix::io::Errno::INTR) =
-            poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None)
-        {}
-        let _ = sender.send(());
-    });
-    Ok(receiver)
 }

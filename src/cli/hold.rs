@@ -1,25 +1,44 @@
 //! What `lock` and `elect` share: waiting for the turn, and holding until interrupted.
 //!
-//! Running a command meanwhile is in `run.rs`.
+//! Running a command meanwhile is in `run.rs`, beginning anew after it in `restart.rs`.
 
-use std::ffi::OsString;
 use std::io;
 
-use rustix::process::Signal;
 use serde::Serialize;
 
 use super::command::Session;
 use super::exit::{DONE, Failure, LOST};
-use super::output::{place_line, say, shown};
-use super::run::run_while_holding;
-use super::signals::Signals;
-use crate::client::{Acquiring, Condition, Hold, HoldState, Loss, Place, Turn};
+use super::output::{place_line, shown};
+use super::restart::hold_again;
+use super::running::Running;
+use super::signals::{Signals, ends_waiting, status_of};
+use crate::client::{
+    AcquireOptions, Acquiring, CampaignOptions, Condition, Error, Hold, HoldState, Loss, Place,
+    Turn,
+};
 
-/// What is waited for.
-#[derive(Clone, Copy, Debug)]
+/// What is waited for, and how.
+#[derive(Clone, Debug)]
 pub(super) enum Prize {
-    Leadership,
-    Lock,
+    Leadership(CampaignOptions),
+    Lock(AcquireOptions),
+}
+
+impl Prize {
+    pub(super) async fn ask(&self, session: &Session, name: &[u8]) -> Result<Acquiring, Error> {
+        match self {
+            Self::Leadership(options) => session.client.campaign(name, options).await,
+            Self::Lock(options) => session.client.acquire(name, options).await,
+        }
+    }
+
+    /// The time to live that is asked for, if one is.
+    pub(super) fn ttl_mut(&mut self) -> &mut Option<std::time::Duration> {
+        match self {
+            Self::Leadership(options) => &mut options.ttl,
+            Self::Lock(options) => &mut options.ttl,
+        }
+    }
 }
 
 /// A state as it is printed.
@@ -51,42 +70,48 @@ impl Shown<'_> {
     }
 }
 
-/// Waits for the turn, then runs `command` or, when that is empty, holds until interrupted.
+/// Waits for the turn, then runs what there is to run or, when that is nothing, holds until
+/// interrupted.
 pub(super) async fn wait_and_hold(
     session: &Session,
-    prize: Prize,
+    mut prize: Prize,
     name: &[u8],
-    mut acquiring: Acquiring,
-    command: &[OsString],
+    running: &Running,
 ) -> Result<u8, Failure> {
+    running.fit(prize.ttl_mut())?;
+    if !running.is_plain() {
+        return hold_again(session, &prize, name, running).await;
+    }
+    let mut signals = Signals::listen()?;
+    let mut acquiring = prize.ask(session, name).await?;
     let hold = loop {
-        match acquiring.next().await? {
-            Turn::Held(hold) => break hold,
-            Turn::Waiting { position, holders } => {
-                let shown_state = Shown::Waiting { position, holders: &holders };
-                if command.is_empty() {
+        tokio::select! {
+            turn = acquiring.next() => match turn? {
+                Turn::Held(hold) => break hold,
+                Turn::Waiting { position, holders } => {
+                    let shown_state = Shown::Waiting { position, holders: &holders };
                     session.output.print(&shown_state, shown_state.line())?;
-                } else {
-                    // Standard output is the command's.
-                    let line = shown_state.line();
-                    say(&format!("\"{}\": {line}", shown(name)));
                 }
+            },
+            signal = signals.next() => if ends_waiting(signal) {
+                return Ok(status_of(signal));
             }
         }
     };
-    if command.is_empty() {
-        hold_until_interrupted(session, prize, hold).await
-    } else {
-        run_while_holding(session, hold, command).await
-    }
+    hold_until_interrupted(session, &prize, hold, signals).await
+}
+
+/// A line about a place in a queue.
+pub(super) fn waiting_line(name: &[u8], position: u64, holders: &[Place]) -> String {
+    format!("\"{}\": {}", shown(name), Shown::Waiting { position, holders }.line())
 }
 
 async fn hold_until_interrupted(
     session: &Session,
-    prize: Prize,
+    prize: &Prize,
     mut hold: Hold,
+    mut signals: Signals,
 ) -> Result<u8, Failure> {
-    let mut signals = Signals::listen()?;
     let mut last = None;
     loop {
         let state = hold.state();
@@ -100,7 +125,7 @@ async fn hold_until_interrupted(
         tokio::select! {
             _ = hold.changed() => {}
             signal = signals.next() => {
-                if matches!(signal, Signal::HUP | Signal::INT | Signal::QUIT | Signal::TERM) {
+                if ends_waiting(signal) {
                     hold.release().await?;
                     return Ok(DONE);
                 }
@@ -109,14 +134,14 @@ async fn hold_until_interrupted(
     }
 }
 
-fn print(session: &Session, prize: Prize, hold: &Hold, state: &HoldState) -> io::Result<()> {
+fn print(session: &Session, prize: &Prize, hold: &Hold, state: &HoldState) -> io::Result<()> {
     let (token, lease) = (hold.token(), hold.lease().to_string());
     let valid_for_ms = u64::try_from(state.valid_until.remaining().as_millis()).unwrap_or(u64::MAX);
     let shown_state = match &state.condition {
         Condition::AtRisk { reason } => Shown::AtRisk { token, valid_for_ms, reason },
         Condition::Held => match prize {
-            Prize::Leadership => Shown::Leader { token, lease, valid_for_ms },
-            Prize::Lock => Shown::Held { token, lease, valid_for_ms },
+            Prize::Leadership(_) => Shown::Leader { token, lease, valid_for_ms },
+            Prize::Lock(_) => Shown::Held { token, lease, valid_for_ms },
         },
         Condition::Lost(loss) => Shown::Lost { token, reason: reason_of(loss) },
     };

@@ -9,6 +9,7 @@ use super::command::{Session, duration};
 use super::exit::{DONE, Failure};
 use super::hold::{Prize, wait_and_hold};
 use super::output::{bytes_of, place_line, shown};
+use super::running::Running;
 use crate::client::{AcquireOptions, LockView, WriteOptions};
 
 #[derive(Args, Debug)]
@@ -35,9 +36,8 @@ pub(super) struct Lock {
     #[arg(long, value_name = "TOKEN", requires = "name")]
     #[arg(conflicts_with_all = ["wait", "slots", "ttl", "info", "command"])]
     release: Option<u64>,
-    /// Run this while holding; it is stopped before anyone else can hold
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    #[command(flatten)]
+    running: Running,
 }
 
 impl Lock {
@@ -56,8 +56,7 @@ impl Lock {
         }
         let options =
             AcquireOptions { ttl: self.ttl, wait: self.wait, slots: self.slots, info: self.info };
-        let acquiring = session.client.acquire(&name, &options).await?;
-        wait_and_hold(session, Prize::Lock, &name, acquiring, &self.command).await
+        wait_and_hold(session, Prize::Lock(options), &name, &self.running).await
     }
 }
 

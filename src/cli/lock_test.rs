@@ -1,160 +1,19 @@
 //! `lock NAME -- CMD` with real processes, against a daemon that plays the states of a lock.
-//!
-//! The tests start themselves again as `quorumctl`: see [`as_quorumctl`].
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use rustix::process::{Signal, kill_process};
+use tokio::process::Command;
 
-use super::command::run;
 use super::exit::{COMMAND_NOT_FOUND, LOST};
+use super::lock_scene::{
+    DEADLINE, ESCAPISTS, ESCAPISTS_FILES, Promise, Scene, Setup, lives, pid_of, quorumctl,
+};
 use super::processes::descendants;
-use super::supervise::OwnProgram;
 use crate::client::{BootInstant, Reply, ScriptedDaemon, StreamHandle};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-fn own() -> OwnProgram {
-    let arguments = ["--exact", "cli::lock_test::as_quorumctl", "--nocapture", "--"];
-    OwnProgram::new(std::env::current_exe().unwrap(), arguments.map(Into::into).to_vec())
-}
-
-/// Is `quorumctl` when the test program is started with a command line after `--`, by the tests
-/// below. Started by the test runner, which names none, it has nothing to do.
-#[test]
-fn as_quorumctl() {
-    let mut line = std::env::args_os().skip_while(|argument| argument != "--");
-    if line.next().is_some() {
-        let status = run(own(), std::iter::once("quorumctl".into()).chain(line));
-        std::process::exit(status.into());
-    }
-}
-
-/// What `GET /v1/leases/{id}` answers.
-#[derive(Clone, Copy)]
-enum Promise {
-    /// Time to live and time of validity in milliseconds.
-    Given(u64, u64),
-    Silence,
-}
-
-/// A daemon that holds a lock for a `quorumctl` that runs a shell command.
-struct Scene {
-    daemon: ScriptedDaemon,
-    stream: StreamHandle,
-    promise: Arc<Mutex<Promise>>,
-    /// When the last promise that was answered ends, at the latest.
-    promised_until: Arc<Mutex<BootInstant>>,
-    directory: tempfile::TempDir,
-    child: Child,
-}
-
-impl Scene {
-    fn start(command: &[&str]) -> Self {
-        Self::with(
-            &["lock", "l a"],
-            r#"{"state":"held","token":7,"lease":"a1","valid_for_ms":9000}"#,
-            command,
-        )
-    }
-
-    fn shell(script: &str) -> Self {
-        Self::start(&["sh", "-c", script])
-    }
-
-    fn with(line: &[&str], held: &str, command: &[&str]) -> Self {
-        Self::promising(Promise::Given(10_000, 9_000), line, held, command)
-    }
-
-    fn promising(first: Promise, line: &[&str], held: &str, command: &[&str]) -> Self {
-        let (stream, reply) = StreamHandle::new();
-        stream.line(r#"{"state":"waiting","position":1,"holders":[]}"#);
-        stream.line(held);
-        let reply = Mutex::new(Some(reply));
-        let promise = Arc::new(Mutex::new(first));
-        let promised_until = Arc::new(Mutex::new(BootInstant::default()));
-        let (given, until) = (promise.clone(), promised_until.clone());
-        let daemon = ScriptedDaemon::start(move |seen| match seen.method.as_str() {
-            "GET" => match *given.lock().unwrap() {
-                Promise::Given(ttl, valid) => {
-                    *until.lock().unwrap() = BootInstant::now() + Duration::from_millis(valid);
-                    Reply::json(
-                        200,
-                        format!(
-                            r#"{{"lease":"a1","ttl_ms":{ttl},"remaining_ms":{valid},
-                            "valid_for_ms":{valid},"bind":"none","node":"n1","pid":1,"uid":0}}"#
-                        ),
-                    )
-                }
-                Promise::Silence => Reply::Silence,
-            },
-            "DELETE" => Reply::json(200, r#"{"token":7,"revision":9}"#),
-            _ => reply.lock().unwrap().take().unwrap_or(Reply::Drop),
-        });
-        let directory = tempfile::tempdir().unwrap();
-        let mut quorumctl = Command::from(own().command("--socket"));
-        quorumctl.arg(&daemon.socket).args(line).arg("--").args(command);
-        quorumctl.env("DIR", directory.path()).kill_on_drop(true).stdin(Stdio::null());
-        let stderr = fs::File::create(directory.path().join("stderr")).unwrap();
-        let child = quorumctl.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
-        Self { daemon, stream, promise, promised_until, directory, child }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap_or_default()
-    }
-
-    fn touch(&self, name: &str) {
-        fs::write(self.path(name), "").unwrap();
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()).unwrap()
-    }
-
-    /// Waits until the command has written a whole line to each of `names`; the lines as process
-    /// ids.
-    async fn pids(&self, names: &[&str]) -> Vec<i32> {
-        self.until(|| names.iter().all(|name| self.text(name).ends_with('\n'))).await;
-        names.iter().map(|name| self.text(name).trim().parse().unwrap()).collect()
-    }
-
-    async fn until(&self, wanted: impl Fn() -> bool) {
-        let give_up = tokio::time::Instant::now() + DEADLINE;
-        while !wanted() {
-            let late = tokio::time::Instant::now() > give_up;
-            assert!(!late, "never came; standard error: {}", self.text("stderr"));
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    async fn status(&mut self) -> ExitStatus {
-        let waited = tokio::time::timeout(DEADLINE, self.child.wait()).await;
-        waited.unwrap_or_else(|_| panic!("did not end: {}", self.text("stderr"))).unwrap()
-    }
-
-    async fn code(&mut self) -> i32 {
-        self.status().await.code().unwrap()
-    }
-
-    fn released(&self) -> bool {
-        self.daemon.seen().iter().any(|seen| seen.line() == "DELETE /v1/locks/l%20a?token=7")
-    }
-}
-
-fn lives(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
-}
 
 #[tokio::test]
 async fn the_command_knows_what_it_holds_and_its_status_is_passed_on() {
@@ -191,15 +50,6 @@ async fn signals_are_passed_on_and_the_lock_is_kept_until_the_command_has_dealt_
     assert!(scene.path("term").exists() && scene.released());
 }
 
-/// Three that are hard to stop: one that left the session, one whose parent is gone too, and one
-/// that does not listen to SIGTERM.
-const ESCAPISTS: &str = r#"
-    setsid sh -c 'echo $$ > "$DIR/session"; trap "" HUP; sleep 300; :' &
-    (setsid sh -c 'echo $$ > "$DIR/orphan"; sleep 300; :' &)
-    sh -c 'trap "" TERM INT HUP; echo $$ > "$DIR/stubborn"; while :; do sleep 0.1; done' &
-    echo $$ > "$DIR/command"; wait"#;
-const ESCAPISTS_FILES: [&str; 4] = ["session", "orphan", "stubborn", "command"];
-
 #[tokio::test]
 async fn lost_stops_the_command_and_whatever_it_left_behind() {
     let mut scene = Scene::shell(ESCAPISTS);
@@ -219,12 +69,13 @@ async fn lost_stops_the_command_and_whatever_it_left_behind() {
 async fn silence_stops_the_command_before_the_promise_and_its_margin_end() {
     let script = r#"trap 'echo > "$DIR/asked"' TERM
         echo $$ > "$DIR/command"; while :; do sleep 0.02; done"#;
-    let mut scene = Scene::promising(
-        Promise::Given(8_000, 4_000),
-        &["elect", "e"],
-        r#"{"state":"leader","token":7,"lease":"a1","valid_for_ms":4000}"#,
-        &["sh", "-c", script],
-    );
+    let mut scene = Setup {
+        promise: Promise::Given(8_000, 4_000),
+        line: vec!["elect", "e"],
+        held: r#"{"state":"leader","token":7,"lease":"a1","valid_for_ms":4000}"#,
+        ..Setup::default()
+    }
+    .shell(script);
     let pid = scene.pids(&["command"]).await[0];
     *scene.promise.lock().unwrap() = Promise::Silence;
     let until = *scene.promised_until.lock().unwrap();
@@ -275,11 +126,7 @@ async fn nothing_outlives_a_quorumctl_that_is_killed() {
 async fn nothing_outlives_a_guard_that_is_killed() {
     let mut scene = Scene::shell(ESCAPISTS);
     let pids = scene.pids(&ESCAPISTS_FILES).await;
-    let guard = descendants(scene.pid()).unwrap().into_iter().find(|pid| {
-        let line = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_pid()));
-        line.is_ok_and(|line| line.contains("__guard"))
-    });
-    kill_process(guard.unwrap(), Signal::KILL).unwrap();
+    kill_process(scene.guard(), Signal::KILL).unwrap();
     assert_eq!(scene.code().await, 128 + 9);
     assert!(pids.iter().all(|pid| !lives(*pid)), "of {pids:?} some live");
     assert!(scene.released());
@@ -322,16 +169,15 @@ async fn holds_until_interrupted(command: &str, held: &str, line: &str) {
     stream.line(held);
     let directory = tempfile::tempdir().unwrap();
     let shown = directory.path().join("stdout");
-    let mut quorumctl = Command::from(own().command("--socket"));
-    quorumctl.arg(&daemon.socket).args([command, "x"]).kill_on_drop(true);
+    let mut quorumctl = Command::from(quorumctl(&[], &daemon.socket));
+    quorumctl.args([command, "x"]).kill_on_drop(true);
     let mut child = quorumctl.stdout(fs::File::create(&shown).unwrap()).spawn().unwrap();
     let give_up = tokio::time::Instant::now() + DEADLINE;
     while !fs::read_to_string(&shown).unwrap().contains(line) {
         assert!(tokio::time::Instant::now() < give_up);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
+    kill_process(pid_of(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
     assert!(
         daemon

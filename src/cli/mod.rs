@@ -5,22 +5,25 @@
 //! `output.rs` how answers look.
 //!
 //! `lock NAME -- CMD` and `elect NAME -- CMD` are more than that: they run a command only for as
-//! long as nobody else can hold. Four processes take part:
+//! long as nobody else can hold. Three processes take part, besides what CMD starts:
 //!
 //! ```text
-//! quorumctl lock      talks to the daemon; forwards signals; decides when CMD is stopped (run.rs,
-//!                     stopping.rs) and stops it with all its descendants (supervise.rs)
+//! quorumctl lock      talks to the daemon; waits for the turn, again and again (restart.rs); passes
+//!                     signals on, runs hooks, decides when CMD is stopped (run.rs, stopping.rs)
+//!                     and stops it with all its descendants (supervise.rs)
 //!   quorumctl __guard lives as long as any descendant of CMD; kills them all when its parent
-//!                     dies, also by SIGKILL (guard.rs)
+//!                     dies, also by SIGKILL, and at the deadline that it was told (guard.rs,
+//!                     orders.rs)
 //!     quorumctl __exec → CMD   in a session of its own; killed by the kernel when the guard dies
 //! ```
 //!
 //! Both `quorumctl` and the guard are subreapers (prctl(2), PR_SET_CHILD_SUBREAPER): a descendant
 //! that loses its parent becomes a child of the guard, or of `quorumctl` once that is gone. So no
 //! descendant escapes by forking twice or leaving its group or session, and `no child left` means
-//! that none is left. What escapes: a SIGKILL of both at once leaves those that CMD started; a
-//! SIGSTOP of `quorumctl` stops its clock; a process of another user that CMD became cannot be
-//! signalled. The fencing token in `QUORUMD_TOKEN` is for these.
+//! that none is left. A SIGSTOP of either is made good by the other. What escapes: a SIGKILL of both
+//! at once leaves what CMD started (CMD itself dies), a SIGSTOP of both stops both clocks, and a
+//! process of another user that CMD became cannot be signalled. The fencing token in
+//! `QUORUMD_TOKEN` is for these.
 
 mod command;
 mod elect;
@@ -33,9 +36,12 @@ mod lock;
 mod members;
 mod node;
 mod notices;
+mod orders;
 mod output;
 mod processes;
+mod restart;
 mod run;
+mod running;
 mod signals;
 mod stopping;
 mod supervise;
@@ -44,7 +50,11 @@ mod watch;
 #[cfg(test)]
 mod command_test;
 #[cfg(test)]
+mod lock_scene;
+#[cfg(test)]
 mod lock_test;
+#[cfg(test)]
+mod running_test;
 
 pub use command::run;
 pub use supervise::OwnProgram;

@@ -84,16 +84,12 @@ pub(super) fn descendants(root: Pid) -> io::Result<Vec<Pid>> {
 
 /// Sends `signal` to every living descendant of `root` but `except`; how many there were. One that
 /// is made while this looks is met by the next call: the caller repeats until none is left.
-pub(super) fn signal_descendants(
-    root: Pid,
-    except: Option<Pid>,
-    signal: Signal,
-) -> io::Result<usize> {
+pub(super) fn signal_descendants(root: Pid, except: &[Pid], signal: Signal) -> io::Result<usize> {
     let processes = all_processes()?;
     let mut reached = 0;
     for (raw, seen) in below(root.as_raw_pid(), &processes) {
         let Some(pid) = Pid::from_raw(raw) else { continue };
-        if seen.ended || Some(pid) == except {
+        if seen.ended || except.contains(&pid) {
             continue;
         }
         reached += 1;
@@ -109,11 +105,21 @@ pub(super) fn signal_descendants(
     Ok(reached)
 }
 
+/// A child that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) pid: Pid,
+    /// What a shell would call its exit status.
+    pub(super) status: u8,
+    /// A signal ended it.
+    pub(super) killed: bool,
+}
+
 /// What a call of [`reap`] found.
 #[derive(Debug, Default)]
 pub(super) struct Reaped {
-    /// Those that ended since the last call, with what a shell would call their exit status.
-    pub(super) ended: Vec<(Pid, u8)>,
+    /// Those that ended since the last call.
+    pub(super) ended: Vec<Ended>,
     /// No child is left; for a subreaper that means no descendant is left either.
     pub(super) none_left: bool,
 }
@@ -123,7 +129,10 @@ pub(super) fn reap() -> io::Result<Reaped> {
     let mut reaped = Reaped::default();
     loop {
         match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => reaped.ended.push((pid, shell_status(status))),
+            Ok(Some((pid, status))) => {
+                let killed = status.signaled();
+                reaped.ended.push(Ended { pid, status: shell_status(status), killed });
+            }
             Ok(None) => return Ok(reaped),
             Err(rustix::io::Errno::CHILD) => {
                 reaped.none_left = true;

@@ -8,15 +8,16 @@
 //! A confirmation comes several times within one time to live, so `valid_until` normally lies more
 //! than half of it ahead. When confirmations stay away:
 //!
-//! - a quarter of the time to live before `valid_until`: SIGTERM (10 s: with 2.5 s left);
-//! - a twentieth before `valid_until`: SIGKILL, repeated until nothing is left (10 s: with 0.5 s
-//!   left, and the margin's 0.625 s after it).
+//! - a twentieth of the time to live before `valid_until`: SIGKILL, repeated until nothing is left
+//!   (10 s: with 0.5 s left, and the margin's 0.625 s after it);
+//! - the grace before that: SIGTERM. The grace is a fifth of the time to live (10 s: 2 s) unless
+//!   `--stop-grace` says more or less; more than a third would reach into the times when nothing is
+//!   wrong.
 //!
 //! Both are local: they need neither the daemon nor the network. `lost` before that time means that
 //! the lease was taken away (revoked, released by someone): only the margin can be counted on, so
 //! SIGTERM goes out at once and SIGKILL half a margin later. A daemon that died without a word can
-//! give nothing away before `valid_until`, so its command gets up to the same quarter to end by
-//! itself.
+//! give nothing away before `valid_until`, so its command gets up to the same grace to end by itself.
 
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::client::BootInstant;
 
 /// Between two rounds of killing: what was being forked during one is met by the next.
 const KILL_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// The time to live must be at least so many times the grace.
+pub(super) const GRACE_PER_TTL_MAX: u32 = 3;
 
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Stopping {
     ttl: Duration,
+    grace: Duration,
     valid_until: BootInstant,
     stage: Stage,
 }
@@ -57,9 +62,11 @@ enum Stage {
 }
 
 impl Stopping {
-    /// For a lease of `ttl` that is promised until `valid_until`.
-    pub(super) fn new(ttl: Duration, valid_until: BootInstant) -> Self {
-        Self { ttl, valid_until, stage: Stage::Running }
+    /// For a lease of `ttl` that is promised until `valid_until`. The grace is cut at a third of
+    /// `ttl`.
+    pub(super) fn new(ttl: Duration, valid_until: BootInstant, grace: Option<Duration>) -> Self {
+        let grace = grace.unwrap_or(ttl / 5).min(ttl / GRACE_PER_TTL_MAX);
+        Self { ttl, grace, valid_until, stage: Stage::Running }
     }
 
     /// The daemon has confirmed the lease. An earlier time than before changes nothing: what was
@@ -75,7 +82,7 @@ impl Stopping {
 
     /// The daemon has gone without a word.
     pub(super) fn daemon_gone(&mut self, now: BootInstant) {
-        self.begin(now + self.ttl / 4);
+        self.begin(now + self.grace);
     }
 
     /// Whether the command is being stopped because the lease is lost or about to be.
@@ -121,10 +128,11 @@ impl Stopping {
     }
 
     fn terminate_at(&self) -> BootInstant {
-        self.valid_until - self.ttl / 4
+        self.kill_at() - self.grace
     }
 
-    fn kill_at(&self) -> BootInstant {
+    /// By then nothing may be left.
+    pub(super) fn kill_at(&self) -> BootInstant {
         self.valid_until - self.ttl / 20
     }
 
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn silence_asks_first_and_kills_before_the_promise_ends() {
-        let mut stopping = Stopping::new(TTL, at(9_000));
+        let mut stopping = Stopping::new(TTL, at(9_000), None);
         assert_eq!(stopping.step(at(0)), None);
         assert_eq!(stopping.next_deadline(), at(6_500));
         assert_eq!(stopping.step(at(6_499)), None);
@@ -162,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_confirmation_moves_the_deadline_and_an_older_promise_does_not() {
-        let mut stopping = Stopping::new(TTL, at(9_000));
+        let mut stopping = Stopping::new(TTL, at(9_000), None);
         stopping.promised(at(12_000));
         stopping.promised(at(3_000));
         assert_eq!(stopping.next_deadline(), at(9_500));
@@ -173,24 +181,35 @@ mod tests {
 
     #[test]
     fn lost_leaves_half_a_margin_and_never_more_than_the_promise() {
-        let mut stopping = Stopping::new(TTL, at(9_000));
+        let mut stopping = Stopping::new(TTL, at(9_000), None);
         stopping.told_lost(at(1_000));
         assert_eq!(stopping.step(at(1_000)), Some(Step::Terminate));
         assert_eq!(stopping.next_deadline(), at(1_312) + Duration::from_micros(500));
-        let mut late = Stopping::new(TTL, at(9_000));
+        let mut late = Stopping::new(TTL, at(9_000), None);
         late.told_lost(at(9_000));
         assert_eq!(late.step(at(9_000)), Some(Step::Terminate));
         assert_eq!(late.step(at(9_000)), Some(Step::Kill));
     }
 
     #[test]
-    fn a_daemon_that_dies_leaves_a_quarter_and_lost_after_it_shortens_that() {
-        let mut stopping = Stopping::new(TTL, at(9_000));
+    fn a_daemon_that_dies_leaves_the_grace_and_lost_after_it_shortens_that() {
+        let mut stopping = Stopping::new(TTL, at(9_000), None);
         stopping.daemon_gone(at(1_000));
         assert_eq!(stopping.step(at(1_000)), Some(Step::Terminate));
-        assert_eq!(stopping.next_deadline(), at(3_500));
+        assert_eq!(stopping.next_deadline(), at(3_000));
         stopping.told_lost(at(1_100));
         assert!(stopping.next_deadline() < at(1_500));
         assert_eq!(stopping.step(at(1_500)), Some(Step::Kill));
+    }
+
+    #[test]
+    fn the_grace_moves_the_asking_and_never_the_killing() {
+        for (grace, asked) in [(0, 8_500), (1_000, 7_500), (3_000, 5_500), (60_000, 5_167)] {
+            let stopping = Stopping::new(TTL, at(9_000), Some(Duration::from_millis(grace)));
+            let begins = stopping.next_deadline();
+            assert!(begins.since(at(asked)).as_millis() <= 1, "grace of {grace} ms");
+            assert!(at(asked).since(begins).as_millis() <= 1, "grace of {grace} ms");
+            assert_eq!(stopping.kill_at(), at(8_500));
+        }
     }
 }

@@ -1,20 +1,22 @@
-//! Decides how a command is started under a guard, signalled with all its descendants, and waited
+//! Decides how commands are started under guards, signalled with all their descendants, and waited
 //! for.
 //!
-//! When it is signalled is for `run.rs`.
+//! When they are signalled is for `run.rs`; what guards are told is in `orders.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use tokio::signal::unix::{Signal as Arrivals, SignalKind, signal};
 
 use super::exit::FAILED;
+use super::orders::Orders;
 use super::processes::{descendants, reap, signal_descendants};
+use crate::client::BootInstant;
 
 /// How this program starts itself again.
 #[derive(Clone, Debug)]
@@ -42,81 +44,161 @@ impl OwnProgram {
     }
 }
 
-/// A command and all its descendants.
+/// One of the commands of a [`Supervised`], valid until the next [`Supervised::clear`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job(usize);
+
+struct Guard {
+    pid: Pid,
+    /// Once it has ended: the status of its command.
+    status: Option<u8>,
+    /// It was killed itself, and cannot have seen to the end of its command.
+    killed: bool,
+    orders: Orders,
+}
+
+/// Commands and all their descendants.
 ///
 /// - Every one of them is a descendant of this process until it has ended.
+/// - A guard that ends by itself leaves no descendant.
 pub(super) struct Supervised {
-    guard: Pid,
+    own: OwnProgram,
     children: Arrivals,
-    status: Option<u8>,
+    guards: Vec<Guard>,
 }
 
 impl Supervised {
-    /// Starts `command` with `environment` on top of ours. This process becomes a subreaper and
-    /// must have no other children.
-    pub(super) fn start(
-        own: &OwnProgram,
-        command: &[OsString],
-        environment: &[(&str, &OsStr)],
-    ) -> io::Result<Self> {
+    /// This process becomes a subreaper and must have no other children than those started here,
+    /// and, as process 1 of a container, whatever orphans it is given.
+    pub(super) fn new(own: OwnProgram) -> io::Result<Self> {
         set_child_subreaper(Some(getpid()))?;
-        let children = signal(SignalKind::child())?;
-        let mut guard = own.command("__guard");
-        guard.arg("--parent").arg(getpid().as_raw_pid().to_string()).arg("--").args(command);
-        guard.envs(environment.iter().copied());
+        Ok(Self { own, children: signal(SignalKind::child())?, guards: Vec::new() })
+    }
+
+    /// Starts a guard that waits for the order to start `command`. With `mute` the command is not
+    /// told the socket of the service manager.
+    pub(super) fn prepare(&mut self, command: &[OsString], mute: bool) -> io::Result<Job> {
+        let (orders, theirs) = Orders::pair()?;
+        let mut guard = self.own.command("__guard");
+        guard.arg("--").args(command).stdin(Stdio::from(theirs));
+        if mute {
+            guard.env_remove("NOTIFY_SOCKET");
+        }
         // Out of our group: the terminal's interrupt reaches the command through us, once.
-        let guard = Pid::from_child(&guard.process_group(0).spawn()?);
-        Ok(Self { guard, children, status: None })
+        let pid = Pid::from_child(&guard.process_group(0).spawn()?);
+        self.guards.push(Guard { pid, status: None, killed: false, orders });
+        Ok(Job(self.guards.len() - 1))
     }
 
-    /// Passes a signal on to the command's group.
+    /// Starts the command, with `environment` on top of ours; at `deadline` its guard kills it,
+    /// whatever becomes of this process.
+    pub(super) fn begin(
+        &self,
+        job: Job,
+        environment: &[(&str, &OsStr)],
+        deadline: BootInstant,
+    ) -> io::Result<()> {
+        let orders = &self.guards[job.0].orders;
+        orders.begin(environment)?;
+        orders.until(deadline);
+        Ok(())
+    }
+
+    /// Moves the deadline of every command; an earlier one changes nothing.
+    pub(super) fn until(&self, deadline: BootInstant) {
+        self.guards.iter().for_each(|guard| guard.orders.until(deadline));
+    }
+
+    /// The status of a command, once it and all its descendants have ended.
+    pub(super) fn status(&self, job: Job) -> Option<u8> {
+        self.guards[job.0].status
+    }
+
+    /// Whether none of the commands is left.
+    pub(super) fn is_idle(&self) -> bool {
+        self.guards.iter().all(|guard| guard.status.is_some())
+    }
+
+    /// Forgets the commands, all of which must have ended.
+    pub(super) fn clear(&mut self) {
+        assert!(self.is_idle(), "a command is forgotten only after its end");
+        self.guards.clear();
+    }
+
+    /// Passes a signal on to the groups of the commands.
     pub(super) fn forward(&self, signal: Signal) {
-        if self.status.is_none() {
-            // The guard may end at this moment, and the command has then ended before it.
-            let _ = kill_process(self.guard, signal);
+        for guard in self.guards.iter().filter(|guard| guard.status.is_none()) {
+            // It may end at this moment, and the command has then ended before it.
+            let _ = kill_process(guard.pid, signal);
         }
     }
 
-    /// Asks the command and every descendant to end.
+    /// Asks the commands and every descendant to end.
     pub(super) fn terminate(&self) -> io::Result<()> {
-        signal_descendants(getpid(), Some(self.guard), Signal::TERM)?;
+        signal_descendants(getpid(), &self.guard_pids(), Signal::TERM)?;
         // What is stopped could not hear it.
-        signal_descendants(getpid(), Some(self.guard), Signal::CONT)?;
+        signal_descendants(getpid(), &self.guard_pids(), Signal::CONT)?;
         Ok(())
     }
 
-    /// Kills the command and every descendant, and the guard once it is alone.
+    /// Kills the commands and every descendant, and the guards once they are alone.
     pub(super) fn kill(&self) -> io::Result<()> {
-        if signal_descendants(getpid(), Some(self.guard), Signal::KILL)? == 0 {
-            signal_descendants(getpid(), None, Signal::KILL)?;
+        if signal_descendants(getpid(), &self.guard_pids(), Signal::KILL)? == 0 {
+            signal_descendants(getpid(), &[], Signal::KILL)?;
         }
         Ok(())
     }
 
-    /// How many processes are left, the guard not among them.
+    /// How many processes are left, guards not among them.
     pub(super) fn left(&self) -> usize {
-        descendants(getpid()).map_or(0, |all| all.iter().filter(|pid| **pid != self.guard).count())
+        let guards = self.guard_pids();
+        descendants(getpid()).map_or(0, |all| all.iter().filter(|p| !guards.contains(p)).count())
     }
 
-    /// Resolves with the status of the command once it and all its descendants have ended and been
-    /// reaped. May be dropped at any time and called again.
-    pub(super) async fn ended(&mut self) -> io::Result<u8> {
+    fn guard_pids(&self) -> Vec<Pid> {
+        let living = self.guards.iter().filter(|guard| guard.status.is_none());
+        living.map(|guard| guard.pid).collect()
+    }
+
+    /// Resolves once the commands and all their descendants have ended and been reaped. May be
+    /// dropped at any time and called again.
+    pub(super) async fn none_left(&mut self) -> io::Result<()> {
         loop {
-            let reaped = reap()?;
-            if let Some((_, status)) = reaped.ended.iter().find(|(pid, _)| *pid == self.guard) {
-                self.status = Some(*status);
-            }
-            if reaped.none_left {
-                return Ok(self.status.unwrap_or(FAILED));
-            }
-            if self.status.is_some() {
-                // The guard outlives all others, so it has been killed. So was the command, by the
-                // kernel; what the command left behind has come to us.
-                signal_descendants(getpid(), None, Signal::KILL)?;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            } else {
+            let none_left = self.reap()?;
+            if !self.is_idle() && !none_left {
                 self.children.recv().await;
+                continue;
+            }
+            for guard in &mut self.guards {
+                guard.status.get_or_insert(FAILED);
+            }
+            if none_left || self.guards.iter().all(|guard| !guard.killed) {
+                // Whoever is still there was given to process 1 of a container by others.
+                return Ok(());
+            }
+            // The kernel has killed the command with its guard; what it left has come to us.
+            signal_descendants(getpid(), &[], Signal::KILL)?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Takes the status of whoever ends; resolves only with an error. For the times when nothing is
+    /// waited for: process 1 of a container is given orphans at any time. May be dropped at any
+    /// time.
+    pub(super) async fn reap_on(&mut self) -> io::Result<()> {
+        loop {
+            self.reap()?;
+            self.children.recv().await;
+        }
+    }
+
+    fn reap(&mut self) -> io::Result<bool> {
+        let reaped = reap()?;
+        for ended in &reaped.ended {
+            if let Some(guard) = self.guards.iter_mut().find(|guard| guard.pid == ended.pid) {
+                (guard.status, guard.killed) = (Some(ended.status), ended.killed);
             }
         }
+        Ok(reaped.none_left)
     }
 }

@@ -274,9 +274,11 @@ pub fn quorumd() -> Command {
     command
 }
 
-/// The command line's program, for the daemon at `socket`.
+/// The command line's program, for the daemon at `socket`. Signals that whoever runs the tests
+/// ignores (nohup(1), a shell without job control) are not ignored by it.
 pub fn quorumctl(socket: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorumctl"));
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT,TERM", env!("CARGO_BIN_EXE_quorumctl")]);
     command.stdin(Stdio::null()).env("QUORUMD_SOCKET", socket);
     command
 }

@@ -30,6 +30,7 @@ mod peer_port;
 mod readme;
 mod recover;
 mod run;
+mod running;
 mod snapshot;
 mod status;
 mod units;
