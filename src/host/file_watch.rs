@@ -1,8 +1,8 @@
 //! When to look at files again: after a change in their directories, and after a silence.
 //!
 //! It says that something may have changed and never what: whoever is woken reads everything anew
-//! and compares. What is told is never complete: inotify has a bounded queue (inotify(7)), some file
-//! systems tell nothing, and a directory far above may be moved away. Hence the silence.
+//! and compares. What is told is never complete: inotify has a bounded queue (inotify(7)), some
+//! file systems tell nothing, and a directory far above may be moved away. Hence the silence.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};

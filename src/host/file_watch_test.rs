@@ -128,8 +128,8 @@ async fn a_call_that_was_dropped_loses_nothing_and_silence_counts() {
     wakes(&mut watch, "a change during calls that were dropped").await;
 
     let silence = Duration::from_millis(50);
-    let mut watch = FileWatch::with_silence(&[path], silence).expect("there are watches left");
     let start = Instant::now();
+    let mut watch = FileWatch::with_silence(&[path], silence).expect("there are watches left");
     wakes(&mut watch, "silence").await;
     assert!(start.elapsed() >= silence);
 }
