@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::base::mutants_test::{hammer, mutate};
 use crate::host::Host;
 use crate::node::{Node, Topic};
-use crate::pki::{Authority, Credentials, TlsConfigs, Validity};
+use crate::pki::{Authority, Credentials, LiveTls, Validity};
 use crate::replica::Seed;
 use crate::state::{QueueKind, QueueName};
 
@@ -32,7 +32,7 @@ async fn cluster_of_one(directory: &Path) -> Node {
     let now = std::time::SystemTime::now();
     let (certificate, key) = (&issued.certificate_pem, &issued.key_pem);
     let credentials = Credentials::from_pem(certificate, key, authority.certificate_pem(), now);
-    let tls = TlsConfigs::new(&credentials.unwrap()).unwrap();
+    let tls = LiveTls::new(&credentials.unwrap()).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let options = crate::node::Options {

@@ -167,6 +167,13 @@ pub const HANDSHAKES_MAX: usize = 64;
 pub const HANDSHAKES_PER_ADDRESS_DEFAULT: usize = 16;
 /// How long a handshake and hello may take.
 pub const HANDSHAKE_TIMEOUT: Span = Span::from_secs(5);
+/// How long a connection between members may last before it is made anew, so that no certificate is
+/// taken for good much longer than it is. The dialer renews within the last quarter; whoever
+/// accepted it ends it after half as long again.
+pub const PEER_CONNECTION_AGE_MAX: Span = Span::from_secs(60 * 60);
+/// How long a connection may go on whose certificate is not trusted any more: its node may be about
+/// to dial with a new one.
+pub const PEER_DISTRUSTED_AGE_MAX: Span = Span::from_secs(10);
 /// Certificates in a peer's chain: its own and two between it and a root.
 pub const CERTIFICATE_CHAIN_MAX: usize = 3;
 /// Longest certificate of a peer's chain in bytes.

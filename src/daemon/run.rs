@@ -20,7 +20,7 @@ use crate::api;
 use crate::config::{Config, MemberRole, Seed};
 use crate::host::Host;
 use crate::node::{self, Node, NodeStatus, Starting, Topic};
-use crate::pki::{Credentials, TlsConfigs};
+use crate::pki::{Credentials, LiveTls};
 use crate::raft::Role;
 use crate::replica;
 use crate::telemetry;
@@ -157,7 +157,7 @@ async fn serve(
     );
     notify::ready();
     notify::status("starting; at the first boot all members must be up together");
-    let tls = TlsConfigs::new(credentials)
+    let tls = LiveTls::new(credentials)
         .map_err(|error| Failure::new(ExitCode::Usage, anyhow!("{error}")))?;
     let feeder = Feeder::while_starting();
     let starting = Starting::new(&config.name, &config.cluster);

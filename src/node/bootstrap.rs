@@ -12,7 +12,7 @@ use crate::node::error::StartError;
 use crate::node::gatekeeper::Gate;
 use crate::node::{StartPhase, Starting};
 use crate::peer::{Gatekeeper, introduce};
-use crate::pki::TlsConfigs;
+use crate::pki::LiveTls;
 use crate::replica::{Bootstrap, BootstrapStep, Seed};
 use crate::wire::{
     Genesis, Hello, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
@@ -29,7 +29,7 @@ pub(super) struct Newcomer<'a> {
     pub(super) name: String,
     pub(super) node: NodeId,
     pub(super) seeds: BTreeMap<String, Seed>,
-    pub(super) tls: &'a TlsConfigs,
+    pub(super) tls: &'a LiveTls,
     pub(super) gate: &'a Arc<Gate>,
     pub(super) starting: &'a Starting,
 }
@@ -92,7 +92,8 @@ async fn ask_all(
 ) -> Option<Genesis> {
     for name in bootstrap.waiting_for() {
         let address = &newcomer.seeds[&name].address;
-        let Ok(answer) = introduce(newcomer.tls, address, &newcomer.hello(&name)).await else {
+        let Ok(answer) = introduce(&newcomer.tls.current(), address, &newcomer.hello(&name)).await
+        else {
             continue;
         };
         match bootstrap.answered(&name, &answer) {

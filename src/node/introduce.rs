@@ -9,14 +9,14 @@ use crate::base::NodeId;
 use crate::node::Node;
 use crate::node::gatekeeper::Gate;
 use crate::peer::{Gatekeeper, PeerError, introduce};
-use crate::pki::TlsConfigs;
+use crate::pki::LiveTls;
 use crate::wire::{
     Claim, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
 };
 
 /// What a node introduces itself with.
 pub(super) struct Introducer {
-    pub(super) tls: TlsConfigs,
+    pub(super) tls: LiveTls,
     pub(super) cluster_name: String,
     pub(super) name: String,
     pub(super) gate: Arc<Gate>,
@@ -69,7 +69,7 @@ impl Node {
             to_node: None,
             claim: gate.claim(),
         };
-        match introduce(tls, address, &hello).await.map_err(IntroductionError::Peer)? {
+        match introduce(&tls.current(), address, &hello).await.map_err(IntroductionError::Peer)? {
             HelloAnswer::Accepted { claim: Claim { node, .. }, .. }
             | HelloAnswer::Blank { claim: Claim { node, .. } } => Ok(Introduced { node }),
             HelloAnswer::Genesis(_) => Err(IntroductionError::Odd),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::base::{Revision, Span};
 use crate::node::{Consistency, Node, Options, StartError, StartPhase, Starting, Topic};
-use crate::pki::{Authority, Credentials, TlsConfigs, Validity};
+use crate::pki::{Authority, Credentials, LiveTls, Validity};
 use crate::replica::Seed;
 use crate::state::{Condition, Operation, Outcome};
 use crate::watch::{Delivery, Filter, WatchRequest};
@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 struct Host {
     name: String,
     listener: Option<TcpListener>,
-    tls: TlsConfigs,
+    tls: LiveTls,
 }
 
 struct Cluster {
@@ -48,7 +48,7 @@ impl Cluster {
                 authority.certificate_pem(),
                 std::time::SystemTime::now(),
             );
-            let tls = TlsConfigs::new(&credentials.expect("they are valid")).expect("usable");
+            let tls = LiveTls::new(&credentials.expect("they are valid")).expect("usable");
             hosts.push(Host { name: name.clone(), listener: Some(listener), tls });
             seeds.insert(name, Seed { address, voter: true });
         }

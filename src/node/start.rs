@@ -15,7 +15,7 @@ use crate::node::introduce::Introducer;
 use crate::node::threads::{Stores, spawn};
 use crate::node::{Clock, Node, StartPhase, Starting};
 use crate::peer::Links;
-use crate::pki::TlsConfigs;
+use crate::pki::LiveTls;
 use crate::replica::{Bootstrap, Event, Recovery, Replica, Roster, Seed};
 use crate::state::{Row, StateMachine};
 use crate::storage::{Identity, RaftStore, RecoveredLog, StateStore, check, finish_install};
@@ -51,7 +51,7 @@ impl Node {
     pub async fn start(
         options: Options,
         listener: TcpListener,
-        tls: TlsConfigs,
+        tls: LiveTls,
         starting: &Starting,
     ) -> Result<Node, StartError> {
         make_directory(&options.data_dir)?;

@@ -54,10 +54,10 @@ async fn send(
     peer: &Peer,
     batch: &mut VecDeque<PeerMessage>,
 ) -> Result<(), PeerError> {
-    let stream = hello::dial(shared, peer, &peer.address(), LinkClass::Bulk).await?;
+    let dialed = hello::dial(shared, peer, &peer.address(), LinkClass::Bulk).await?;
     peer.bulk.link();
     tracing::debug!(peer = %peer.name, node = %peer.node, "connected to peer for bulk");
-    let (reader, mut writer) = split(stream);
+    let (reader, mut writer) = split(dialed.stream);
     tokio::select! {
         written = write(&peer.bulk, &mut writer, batch) => written?,
         error = notice_end(reader) => return Err(error),

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::base::Rng;
+use crate::peer::hello::Dialed;
 use crate::peer::link::{self, Ended};
 use crate::peer::links::{Peer, Poke, Shared};
 use crate::peer::{Inbound, PeerError, hello};
@@ -23,9 +24,10 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     mut pokes: mpsc::Receiver<Poke>,
-    rng: Rng,
+    mut rng: Rng,
 ) {
-    let mut backoff = Backoff::new(rng, shared.options.backoff_min, shared.options.backoff_max);
+    let mut backoff =
+        Backoff::new(rng.fork(), shared.options.backoff_min, shared.options.backoff_max);
     // Whether a link ended whose end has not been reported.
     let mut lost = false;
     while wait(backoff.next(), &peer, &mut pokes).await {
@@ -41,7 +43,7 @@ pub(super) async fn run(
                     tell_down(&shared, &peer, true).await;
                 }
             }
-            Ok(stream) => {
+            Ok(first) => {
                 if std::mem::take(&mut lost) {
                     tell_down(&shared, &peer, false).await;
                 }
@@ -49,10 +51,8 @@ pub(super) async fn run(
                 peer.linked(since);
                 shared.refusals.forget(&peer.name);
                 tracing::info!(peer = %peer.name, node = %peer.node, "connected to peer");
-                let up = Inbound::Up { peer: peer.node, name: peer.name.clone() };
-                // A closed inbound channel means that the node has stopped: shutdown follows.
-                let _ = shared.inbound.send(up).await;
-                let ended = link::send(&shared, &peer, stream, &mut pokes).await;
+                tell_up(&shared, &peer).await;
+                let ended = keep(&shared, &peer, first, &mut pokes, &mut rng).await;
                 peer.unlinked();
                 lost = true;
                 if since.elapsed() >= HEALTHY_AFTER {
@@ -61,7 +61,7 @@ pub(super) async fn run(
                 match ended {
                     Ended::Closed => break,
                     Ended::Lost(error) => note_failure(&shared, &peer, error),
-                    Ended::Moved => backoff.reset(),
+                    Ended::Moved | Ended::Renewed { .. } => backoff.reset(),
                 }
             }
         }
@@ -69,6 +69,28 @@ pub(super) async fn run(
     if lost {
         tell_down(&shared, &peer, false).await;
     }
+}
+
+/// Uses a link, and those that take its place, until one ends without a successor.
+async fn keep(
+    shared: &Shared,
+    peer: &Peer,
+    first: Dialed,
+    pokes: &mut mpsc::Receiver<Poke>,
+    rng: &mut Rng,
+) -> Ended {
+    let mut ended = link::send(shared, peer, first, pokes, rng).await;
+    while let Ended::Renewed { next, whole } = ended {
+        tracing::debug!(peer = %peer.name, node = %peer.node, whole, "the link was renewed");
+        shared.refusals.forget(&peer.name);
+        if !whole {
+            // Something may be lost, and whoever sent it has to know.
+            tell_down(shared, peer, false).await;
+            tell_up(shared, peer).await;
+        }
+        ended = link::send(shared, peer, *next, pokes, rng).await;
+    }
+    ended
 }
 
 /// Waits before dialing; cut short when the peer shows that it is there. False when the target was
@@ -101,6 +123,12 @@ pub(super) fn note_failure(shared: &Shared, peer: &Peer, error: PeerError) {
     } else {
         tracing::warn!(peer = %peer.name, address, reason = %error, "no link to peer; dialing on");
     }
+}
+
+async fn tell_up(shared: &Shared, peer: &Peer) {
+    let up = Inbound::Up { peer: peer.node, name: peer.name.clone() };
+    // A closed inbound channel means that the node has stopped: shutdown follows.
+    let _ = shared.inbound.send(up).await;
 }
 
 async fn tell_down(shared: &Shared, peer: &Peer, redial_failed: bool) {

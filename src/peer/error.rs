@@ -48,7 +48,7 @@ pub enum PeerFault {
     )]
     Alpn,
     /// The time of its certificate is over.
-    #[error("its certificate has expired: issue a new one for that node and restart it")]
+    #[error("its certificate has expired: issue a new one for that node")]
     CertificateExpired,
     /// Its certificate is unusable for another reason than those listed here.
     #[error("its certificate cannot be used for both directions of the peer port: issue a new one")]

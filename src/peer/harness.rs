@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::{Boot, ClusterId, Index, NodeId, ReadContext, Term};
 use crate::peer::{Gatekeeper, Inbound, Links, Options, PeerError, Target};
-use crate::pki::{Authority, Credentials, TlsConfigs, Validity};
+use crate::pki::{Authority, Credentials, LiveTls, TlsConfigs, Validity};
 use crate::raft::{Body, Message};
 use crate::wire::{
     Claim, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
@@ -105,12 +105,26 @@ impl Cluster {
     }
 
     pub(super) fn start_at(&self, name: &str, socket: TcpListener, inbound: usize) -> Node {
+        let trusted = [&self.authority, &self.green];
+        let credentials = credentials(&self.authority, name, &trusted, SystemTime::now());
+        let options = Options::new("blue", name, 7);
+        self.start_with(&credentials, options, socket, inbound)
+    }
+
+    pub(super) fn start_with(
+        &self,
+        credentials: &Credentials,
+        options: Options,
+        socket: TcpListener,
+        inbound: usize,
+    ) -> Node {
+        let name = credentials.identity().name();
         let gate = Gate::of(name);
         let classes = Arc::clone(&gate.classes);
         let (sender, events) = mpsc::channel(inbound);
-        let options = Options::new("blue", name, 7);
-        let links = Links::start(socket, options, self.tls(name), Arc::new(gate), sender).unwrap();
-        Node { links, events, classes }
+        let tls = LiveTls::new(credentials).unwrap();
+        let links = Links::start(socket, options, tls.clone(), Arc::new(gate), sender).unwrap();
+        Node { links, events, classes, tls }
     }
 
     /// Alpha and beta with links in both directions.
@@ -124,19 +138,29 @@ impl Cluster {
     }
 }
 
-/// TLS settings for a node of `authority` that trusts `trusted`, with a certificate issued at
-/// `issued_at` for a day.
+/// Of a node of `authority` that trusts `trusted`, with a certificate issued at `issued_at` for a
+/// day.
+pub(super) fn credentials(
+    authority: &Authority,
+    name: &str,
+    trusted: &[&Authority],
+    issued_at: SystemTime,
+) -> Credentials {
+    let validity = Validity { not_before: issued_at - DAY, not_after: issued_at + DAY };
+    let issued = authority.issue(name, validity).unwrap();
+    let roots: String = trusted.iter().map(|authority| authority.certificate_pem()).collect();
+    let (certificate, key) = (&issued.certificate_pem, &issued.key_pem);
+    Credentials::from_pem(certificate, key, &roots, issued_at).unwrap()
+}
+
+/// TLS settings of such credentials.
 pub(super) fn tls(
     authority: &Authority,
     name: &str,
     trusted: &[&Authority],
     issued_at: SystemTime,
 ) -> TlsConfigs {
-    let validity = Validity { not_before: issued_at - DAY, not_after: issued_at + DAY };
-    let issued = authority.issue(name, validity).unwrap();
-    let roots: String = trusted.iter().map(|authority| authority.certificate_pem()).collect();
-    let (certificate, key) = (&issued.certificate_pem, &issued.key_pem);
-    TlsConfigs::new(&Credentials::from_pem(certificate, key, &roots, issued_at).unwrap()).unwrap()
+    TlsConfigs::new(&credentials(authority, name, trusted, issued_at)).unwrap()
 }
 
 /// A hello as node `number` called `name` would send it to alpha.
@@ -168,6 +192,7 @@ pub(super) fn chunk(number: u32) -> PeerMessage {
 pub(super) struct Node {
     pub(super) links: Links,
     pub(super) events: mpsc::Receiver<Inbound>,
+    pub(super) tls: LiveTls,
     /// The classes of the links that it was asked for.
     pub(super) classes: Arc<Mutex<Vec<LinkClass>>>,
 }

@@ -19,7 +19,7 @@ use crate::base::{NodeId, limits};
 use crate::peer::links::{Peer, Shared};
 use crate::peer::socket;
 use crate::peer::{Gatekeeper, PeerError, PeerFault};
-use crate::pki::{ALPN, Identity, TlsConfigs, peer_identity};
+use crate::pki::{ALPN, Identity, TlsConfigs, TlsFollower, peer_identity};
 use crate::wire::{
     Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
     WireError, encode_hello, encode_hello_answer, read_hello, read_hello_answer,
@@ -33,14 +33,29 @@ const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much is read at once before a peer is known.
 const HELLO_READ_BYTES: usize = 4 * 1024;
 
+/// What a connection was made with, and whose it is.
+pub(super) struct Proof {
+    /// The verified chain of the other side.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// Follows the settings from those that verified the chain.
+    pub(super) tls: TlsFollower,
+}
+
 /// A connection that was accepted as a link.
 pub(super) struct Accepted {
     pub(super) name: String,
     pub(super) node: NodeId,
     pub(super) class: LinkClass,
+    pub(super) proof: Proof,
     pub(super) stream: TlsStream<TcpStream>,
     /// What arrived after the hello.
     pub(super) buffer: BytesMut,
+}
+
+/// A connection that was dialed and is a link.
+pub(super) struct Dialed {
+    pub(super) proof: Proof,
+    pub(super) stream: TlsStream<TcpStream>,
 }
 
 /// A connection that was not accepted.
@@ -82,7 +97,7 @@ pub(super) async fn dial(
     peer: &Peer,
     address: &str,
     class: LinkClass,
-) -> Result<TlsStream<TcpStream>, PeerError> {
+) -> Result<Dialed, PeerError> {
     let socket = socket::connect(address, shared.options.dial_timeout).await?;
     let hello = Hello {
         version_min: PROTOCOL_VERSION_MIN,
@@ -94,7 +109,9 @@ pub(super) async fn dial(
         to_node: Some(peer.node),
         claim: shared.gatekeeper.claim(),
     };
-    let greeting = greet(&shared.tls, socket, &hello);
+    let mut tls = shared.tls.follow();
+    let current = tls.current();
+    let greeting = greet(&current, socket, &hello);
     let (answer, stream) =
         timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
     let verdict = shared.gatekeeper.accept_answer(&peer.name, &answer);
@@ -105,7 +122,7 @@ pub(super) async fn dial(
         (_, Ok(node)) if node != peer.node => {
             Err(PeerFault::Unwelcome(HelloRefusal::Incarnation).into())
         }
-        (_, Ok(_)) => Ok(stream),
+        (_, Ok(_)) => Ok(Dialed { proof: Proof { chain: chain(&stream), tls }, stream }),
     }
 }
 
@@ -151,14 +168,16 @@ pub(super) async fn receive(
     socket: TcpStream,
 ) -> Result<Option<Accepted>, Rejected> {
     socket::prepare(&socket)?;
-    let acceptor = TlsAcceptor::from(Arc::clone(&shared.tls.server));
+    let mut tls = shared.tls.follow();
+    let acceptor = TlsAcceptor::from(Arc::clone(&tls.current().server));
     let mut stream = TlsStream::from(acceptor.accept(socket).await?);
     let identity = proven_identity(&stream)?;
     match receive_hello(shared, &identity, &mut stream).await {
         Ok(None) => Ok(None),
         Ok(Some((node, class, buffer))) => {
             let name = identity.name().to_owned();
-            Ok(Some(Accepted { name, node, class, stream, buffer }))
+            let proof = Proof { chain: chain(&stream), tls };
+            Ok(Some(Accepted { name, node, class, proof, stream, buffer }))
         }
         Err(error) => Err(Rejected { identity: Some(identity), error }),
     }
@@ -232,6 +251,12 @@ fn proven_identity(stream: &TlsStream<TcpStream>) -> Result<Identity, PeerError>
     }
     let certificates: &[CertificateDer<'_>] = connection.peer_certificates().unwrap_or_default();
     peer_identity(certificates).map_err(|fault| PeerFault::Identity(fault).into())
+}
+
+/// The chain that the other side has shown.
+fn chain(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    certificates.iter().map(|certificate| certificate.clone().into_owned()).collect()
 }
 
 /// Reads until one whole frame is there; what follows it stays in `buffer`. The limit is in `read`,

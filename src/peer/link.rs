@@ -5,17 +5,20 @@
 //! `listener.rs`.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
-use crate::base::NodeId;
+use crate::base::{NodeId, Rng};
+use crate::peer::hello::Dialed;
 use crate::peer::links::{Peer, Poke, Shared};
 use crate::peer::outbox::Outbox;
-use crate::peer::{Inbound, PeerError, PeerFault, socket};
+use crate::peer::{Inbound, PeerError, PeerFault, renewal, socket};
 use crate::wire::{FrameDecoder, PeerMessage, encode_frame_into};
 
 /// Frames are gathered up to this many bytes before they are written.
@@ -25,8 +28,10 @@ const WRITE_BUFFER_BYTES_KEPT: usize = 2 * WRITE_BYTES;
 /// How much is read at once.
 const READ_BYTES: usize = 64 * 1024;
 
+/// How long a link whose successor stands may take to write what it has begun.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How an outgoing link ended.
-#[derive(Debug)]
 pub(super) enum Ended {
     /// The target was removed; everything queued was written.
     Closed,
@@ -34,37 +39,75 @@ pub(super) enum Ended {
     Lost(PeerError),
     /// The target has another address now.
     Moved,
+    /// Another connection to the same node takes its place.
+    Renewed {
+        /// The other one.
+        next: Box<Dialed>,
+        /// Whether everything that this one had begun to send was written.
+        whole: bool,
+    },
 }
 
-/// Sends what is queued for `peer` until the link ends.
+/// Sends what is queued for `peer` until the link ends, or until another one has been dialed
+/// because this one is too old or was made with former TLS settings. The other one is dialed first:
+/// the peer is never without a link.
 pub(super) async fn send(
     shared: &Shared,
     peer: &Peer,
-    stream: TlsStream<TcpStream>,
+    link: Dialed,
     pokes: &mut mpsc::Receiver<Poke>,
+    rng: &mut Rng,
 ) -> Ended {
+    let Dialed { proof, stream } = link;
     let (reader, writer) = split(stream);
-    tokio::select! {
-        ended = write_queue(&peer.outbox, writer) => ended,
-        error = notice_end(reader) => Ended::Lost(error),
-        ended = follow_hints(shared, peer, pokes) => ended,
+    let handover = Notify::new();
+    let writing = write_queue(&peer.outbox, writer, &handover);
+    tokio::pin!(writing);
+    let next = tokio::select! {
+        ended = &mut writing => return ended,
+        error = notice_end(reader) => return Ended::Lost(error),
+        ended = follow_hints(shared, peer, pokes) => return ended,
+        next = renewal::renew(shared, peer, proof, rng) => next,
+    };
+    match next {
+        Ok(next) => {
+            handover.notify_one();
+            let written = timeout(HANDOVER_TIMEOUT, writing).await;
+            Ended::Renewed { next: Box::new(next), whole: matches!(written, Ok(Ended::Closed)) }
+        }
+        Err(error) => Ended::Lost(error),
     }
 }
 
-async fn write_queue(outbox: &Outbox, mut writer: WriteHalf<TlsStream<TcpStream>>) -> Ended {
-    match write_batches(outbox, &mut writer).await {
+async fn write_queue(
+    outbox: &Outbox,
+    mut writer: WriteHalf<TlsStream<TcpStream>>,
+    handover: &Notify,
+) -> Ended {
+    match write_batches(outbox, &mut writer, handover).await {
         Ok(()) => Ended::Closed,
         Err(error) => Ended::Lost(error),
     }
 }
 
+/// Until the outbox is closed and empty, or at the handover: then what was taken is still written,
+/// and what waits is left to the next link.
 async fn write_batches(
     outbox: &Outbox,
     writer: &mut (impl AsyncWrite + Unpin),
+    handover: &Notify,
 ) -> Result<(), PeerError> {
     let mut batch = VecDeque::new();
     let mut buffer = BytesMut::new();
-    while outbox.take(&mut batch).await {
+    loop {
+        let taken = tokio::select! {
+            biased;
+            () = handover.notified() => false,
+            taken = outbox.take(&mut batch) => taken,
+        };
+        if !taken {
+            break;
+        }
         while let Some(message) = batch.pop_front() {
             encode_frame_into(&message, &mut buffer);
             if buffer.len() >= WRITE_BYTES || batch.is_empty() {

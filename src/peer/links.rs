@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::base::{NodeId, Rng, limits};
+use crate::base::{NodeId, Rng, Span, limits};
 use crate::peer::listener::{Handshakes, Incoming};
 use crate::peer::outbox::Outbox;
 use crate::peer::refusals::RefusalLog;
 use crate::peer::{Gatekeeper, PeerError, Refusal, bulk, dialer, listener};
-use crate::pki::TlsConfigs;
+use crate::pki::LiveTls;
 use crate::wire::PeerMessage;
 
 /// How long a link that is closed by us may take to write what is queued.
@@ -42,6 +42,12 @@ pub struct Options {
     /// Unfinished handshakes that one IP address may have, at least 1. Default
     /// [`limits::HANDSHAKES_PER_ADDRESS_DEFAULT`].
     pub handshakes_per_address_max: usize,
+    /// How long a connection may last before it is made anew. Default
+    /// [`limits::PEER_CONNECTION_AGE_MAX`].
+    pub connection_age_max: Duration,
+    /// How long a connection may last whose certificate is trusted no more. Default
+    /// [`limits::PEER_DISTRUSTED_AGE_MAX`].
+    pub distrusted_age_max: Duration,
     /// Any number that differs from node to node: scatters the waits.
     pub seed: u64,
 }
@@ -56,6 +62,8 @@ impl Options {
             backoff_max: Duration::from_secs(1),
             dial_timeout: Duration::from_secs(2),
             handshakes_per_address_max: limits::HANDSHAKES_PER_ADDRESS_DEFAULT,
+            connection_age_max: duration(limits::PEER_CONNECTION_AGE_MAX),
+            distrusted_age_max: duration(limits::PEER_DISTRUSTED_AGE_MAX),
             seed,
         }
     }
@@ -154,7 +162,7 @@ struct Tasks {
 /// What the tasks share.
 pub(super) struct Shared {
     pub(super) options: Options,
-    pub(super) tls: TlsConfigs,
+    pub(super) tls: LiveTls,
     pub(super) gatekeeper: Arc<dyn Gatekeeper>,
     pub(super) inbound: mpsc::Sender<Inbound>,
     pub(super) refusals: RefusalLog,
@@ -201,11 +209,11 @@ impl Links {
     pub fn start(
         socket: TcpListener,
         options: Options,
-        tls: TlsConfigs,
+        tls: LiveTls,
         gatekeeper: Arc<dyn Gatekeeper>,
         inbound: mpsc::Sender<Inbound>,
     ) -> io::Result<Links> {
-        let identity = &tls.identity;
+        let identity = tls.identity();
         if identity.cluster() != options.cluster_name || identity.name() != options.name {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -440,6 +448,10 @@ impl Peer {
             dropped,
         }
     }
+}
+
+const fn duration(span: Span) -> Duration {
+    Duration::from_micros(span.as_micros())
 }
 
 /// What is locked is whole after each operation, so that a panic elsewhere does not spoil it.

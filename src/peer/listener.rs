@@ -18,9 +18,11 @@ use crate::base::NodeId;
 use crate::base::limits::HANDSHAKES_MAX;
 use crate::peer::hello::{self, Accepted, HANDSHAKE_TIMEOUT, Rejected};
 use crate::peer::links::{Poke, Shared};
-use crate::peer::{PeerError, PeerFault, link};
+use crate::peer::{PeerError, PeerFault, link, renewal};
 use crate::wire::LinkClass;
 
+/// How long a link that has a successor is still read.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after the system had no file descriptor or memory for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -84,18 +86,31 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, place: 
 }
 
 async fn serve_link(shared: &Shared, from: SocketAddr, accepted: Accepted) {
-    let Accepted { name, node, class, mut stream, buffer } = accepted;
-    let superseded = shared.incoming.enter(node, class);
+    let Accepted { name, node, class, proof, mut stream, buffer } = accepted;
+    let link = shared.incoming.enter(node, class);
     // A bulk connection comes and goes without meaning anything.
     let is_sign_of_life = class == LinkClass::Consensus;
     if is_sign_of_life {
         shared.poke(node, Poke::Arrived);
     }
-    let ended = tokio::select! {
-        error = link::receive(shared, node, &mut stream, buffer) => Some(error),
-        () = superseded.notified() => None,
+    let ended = {
+        let receiving = link::receive(shared, node, &mut stream, buffer);
+        tokio::pin!(receiving);
+        tokio::select! {
+            error = &mut receiving => Some(error),
+            () = link.ended.notified() => None,
+            () = link.superseded.notified() => {
+                // Its dialer has another one and writes this one to its end.
+                tokio::select! {
+                    _ = timeout(DRAIN_TIMEOUT, receiving) => {}
+                    () = link.ended.notified() => {}
+                }
+                None
+            }
+            end = renewal::outlived(&shared.options, proof) => end,
+        }
     };
-    shared.incoming.leave(node, class, &superseded);
+    shared.incoming.leave(node, class, &link);
     let Some(error) = ended else { return };
     if let PeerError::Fault(fault) = error {
         tracing::debug!(peer = %name, "closing the incoming link after a fault");
@@ -168,37 +183,61 @@ impl Drop for Place {
     }
 }
 
-/// The incoming links of each node: at most one of each class, the newest.
+/// The incoming links of each node: of each class the newest, and the one before it for as long as
+/// it is read to its end.
 #[derive(Default)]
 pub(super) struct Incoming {
-    by_node: Mutex<BTreeMap<(NodeId, LinkClass), Arc<Notify>>>,
+    by_node: Mutex<BTreeMap<(NodeId, LinkClass), Pair>>,
+}
+
+struct Pair {
+    newest: Arc<Link>,
+    before: Option<Arc<Link>>,
+}
+
+/// What an incoming link is told.
+#[derive(Default)]
+struct Link {
+    /// A newer one stands: what is on its way may still arrive.
+    superseded: Notify,
+    /// Nothing of it counts any more.
+    ended: Notify,
 }
 
 impl Incoming {
-    /// Enters a new link; an older one of the same node and class is told to end. What is returned
-    /// resolves when this one is.
-    fn enter(&self, node: NodeId, class: LinkClass) -> Arc<Notify> {
-        let superseded = Arc::new(Notify::new());
-        let older = lock(&self.by_node).insert((node, class), Arc::clone(&superseded));
-        if let Some(older) = older {
-            older.notify_one();
+    /// Enters a new link. An older one of the same node and class is superseded, and one that was
+    /// superseded already is ended.
+    fn enter(&self, node: NodeId, class: LinkClass) -> Arc<Link> {
+        let newest = Arc::new(Link::default());
+        let mut by_node = lock(&self.by_node);
+        let older = by_node.remove(&(node, class));
+        if let Some(older) = &older {
+            older.newest.superseded.notify_one();
+            older.end_before();
         }
-        superseded
+        let pair = Pair { newest: Arc::clone(&newest), before: older.map(|it| it.newest) };
+        by_node.insert((node, class), pair);
+        newest
     }
 
-    /// Takes a link that ended out, unless a newer one has taken its place.
-    fn leave(&self, node: NodeId, class: LinkClass, link: &Arc<Notify>) {
+    /// Takes a link that ended out. The one before the newest ends with it.
+    fn leave(&self, node: NodeId, class: LinkClass, link: &Arc<Link>) {
         let mut by_node = lock(&self.by_node);
-        if by_node.get(&(node, class)).is_some_and(|present| Arc::ptr_eq(present, link)) {
+        let Some(pair) = by_node.get_mut(&(node, class)) else { return };
+        if Arc::ptr_eq(&pair.newest, link) {
+            pair.end_before();
             by_node.remove(&(node, class));
+        } else if pair.before.as_ref().is_some_and(|before| Arc::ptr_eq(before, link)) {
+            pair.before = None;
         }
     }
 
     /// Ends the links of `node`.
     pub(super) fn end(&self, node: NodeId) {
         for class in [LinkClass::Bulk, LinkClass::Consensus] {
-            if let Some(link) = lock(&self.by_node).remove(&(node, class)) {
-                link.notify_one();
+            if let Some(pair) = lock(&self.by_node).remove(&(node, class)) {
+                pair.newest.ended.notify_one();
+                pair.end_before();
             }
         }
     }
@@ -206,6 +245,14 @@ impl Incoming {
     /// Whether there is a link of `node` for consensus messages.
     pub(super) fn has(&self, node: NodeId) -> bool {
         lock(&self.by_node).contains_key(&(node, LinkClass::Consensus))
+    }
+}
+
+impl Pair {
+    fn end_before(&self) {
+        if let Some(before) = &self.before {
+            before.ended.notify_one();
+        }
     }
 }
 

@@ -29,13 +29,25 @@
 //! cable) is noticed by TCP keepalive and user timeout within some five seconds; consensus has its
 //! own heartbeats, which are faster.
 //!
+//! # Renewing a link
+//!
+//! A connection keeps the certificates of its handshake for as long as it lives. So each has an
+//! age (`connection_age_max`), and TLS settings that are replaced move all of them over: the dialer
+//! of a link makes another one first, then writes the old one to its end and goes on with the new
+//! one; the listener takes the new one and reads the old one to its end. Nobody is told, since
+//! nothing was lost. While another one cannot be made, the old one goes on: until it is too old for
+//! the listener, or, if its certificate is trusted no more, for `distrusted_age_max`. That is what
+//! makes the removal of an authority take effect, and it leaves a peer the time to dial with the
+//! certificate that it has just been given.
+//!
 //! # Tasks
 //!
 //! - **Listener**, one, owned by [`Links`]: accepts connections, and owns the tasks of all of them.
 //!   Ends by shutdown or drop.
 //! - **Connection**, one for each accepted: at most `HANDSHAKES_MAX` in their handshake, and one
 //!   link for each peer name. Ends when the peer closes, on a fault, when a newer connection of
-//!   that name replaces it, when its name leaves the targets, or with the listener.
+//!   that name replaces it (it is read to its end then, for two seconds at most), when it is too
+//!   old, when its name leaves the targets, or with the listener.
 //! - **Dialer**, one for each target, owned by [`Links`]: keeps the outgoing link. Ends when its
 //!   outbox is closed, after it wrote what is queued, for at most a second.
 //! - **Bulk**, one for each target, in the dialer's task: has a second connection while parts of a
@@ -64,6 +76,9 @@ mod links;
 mod listener;
 mod outbox;
 mod refusals;
+mod renewal;
+#[cfg(test)]
+mod renewal_test;
 mod socket;
 
 #[cfg(test)]

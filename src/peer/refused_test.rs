@@ -400,7 +400,7 @@ async fn options_that_differ_from_the_certificate() {
     let options = Options::new("blue", "beta", 1);
     let gate = Arc::new(Gate::of("alpha"));
     let (sender, _events) = mpsc::channel(1);
-    let tls = cluster.tls("alpha");
+    let tls = cluster.start("alpha").tls.clone();
     let error = Links::start(listener, options, tls, gate, sender).err().unwrap();
     assert!(
         error.to_string().contains("its certificate names spiffe://blue/node/alpha"),

@@ -3,6 +3,7 @@
 //!
 //! The TLS settings that are made of them are `tls.rs`'s.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,6 +30,8 @@ pub struct Credentials {
     identity: Identity,
     not_after: SystemTime,
     pub(super) certified: Arc<CertifiedKey>,
+    /// The trusted roots as certificates, for those who do not have them.
+    pub(super) authorities: Vec<CertificateDer<'static>>,
     pub(super) roots: Arc<RootCertStore>,
 }
 
@@ -76,9 +79,21 @@ impl Credentials {
         &self.identity
     }
 
+    /// Whether they hold the same certificates as `other`, and so the same key. What was only
+    /// written again need not take the place of itself.
+    pub fn same_as(&self, other: &Credentials) -> bool {
+        self.certified.cert == other.certified.cert && self.authorities == other.authorities
+    }
+
     /// The last moment at which the certificate is valid.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("identity", &self.identity).finish_non_exhaustive()
     }
 }
 
@@ -93,7 +108,8 @@ fn judge(
         path: sources.key.clone(),
         expected: "private key (unencrypted PKCS#8, SEC1 or PKCS#1)",
     })?;
-    let roots = Arc::new(roots(authority, &sources.authority)?);
+    let authorities = certificates(authority, &sources.authority)?;
+    let roots = Arc::new(roots(&authorities, &sources.authority)?);
     let identity = peer_identity(&chain)
         .map_err(|fault| PkiError::Identity { path: sources.certificate.clone(), fault })?;
     check_chain(sources, &chain, &roots, now)?;
@@ -112,7 +128,8 @@ fn judge(
                 expected: "private key of a kind that TLS 1.3 can use (ECDSA, Ed25519 or RSA)",
             },
         })?;
-    Ok(Credentials { identity, not_after, certified: Arc::new(certified), roots })
+    let certified = Arc::new(certified);
+    Ok(Credentials { identity, not_after, certified, authorities, roots })
 }
 
 /// All certificates of a PEM text, at least one.
@@ -123,10 +140,10 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     if found.is_empty() { Err(unusable()) } else { Ok(found) }
 }
 
-fn roots(pem: &[u8], path: &Path) -> Result<RootCertStore, PkiError> {
+fn roots(certificates: &[CertificateDer<'static>], path: &Path) -> Result<RootCertStore, PkiError> {
     let mut store = RootCertStore::empty();
-    for certificate in certificates(pem, path)? {
-        store.add(certificate).map_err(|_| PkiError::Pem {
+    for certificate in certificates {
+        store.add(certificate.clone()).map_err(|_| PkiError::Pem {
             path: path.to_owned(),
             expected: "certificate of an authority",
         })?;

@@ -5,6 +5,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::pki::Identity;
+
 /// Why this node's own certificates cannot be used, or could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -100,6 +102,17 @@ pub enum PkiError {
     NotYetValid {
         /// The certificate file.
         path: PathBuf,
+    },
+    /// The certificate is of another node than the one that is in force.
+    #[error(
+        "the new certificate is for {other}, and this node runs as {own}: give it one that names \
+         it; a node's name never changes"
+    )]
+    OtherNode {
+        /// As whom the node runs.
+        own: Identity,
+        /// Whom the certificate names.
+        other: Identity,
     },
     /// The file is not what it should be.
     #[error("{} holds no usable {expected}; give a PEM file that does", path.display())]

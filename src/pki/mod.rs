@@ -15,6 +15,8 @@
 //! - [`Credentials`]: a node's own chain, key and trusted roots, refused with a sentence when they
 //!   could not work, so that a mistake is found at the start and not at the first dial.
 //! - [`TlsConfigs`]: TLS 1.3 only, both sides authenticated, nothing resumed.
+//! - [`LiveTls`]: those in force in a running node, replaced as a whole or not at all.
+//! - [`Expiry`]: when certificates end, and from when on that is worth a word.
 //! - [`Authority`]: a small private authority for `quorumd dev` and for tests.
 //!
 //! There are no revocation lists: a node is shut out by removing it from the membership, and its
@@ -25,10 +27,14 @@
 mod authority;
 mod credentials;
 mod error;
+mod expiry;
 mod files;
 #[cfg(test)]
 mod hostile_test;
 mod identity;
+mod reload;
+#[cfg(test)]
+mod reload_test;
 mod tls;
 
 #[cfg(test)]
@@ -37,5 +43,7 @@ mod pki_test;
 pub use authority::{Authority, Issued, Validity};
 pub use credentials::Credentials;
 pub use error::{IdentityFault, PkiError};
+pub use expiry::{EXPIRY_WARNING, Expiry, ExpiryKind};
 pub use identity::{Identity, peer_identity};
+pub use reload::{LiveTls, TlsFollower};
 pub use tls::{ALPN, TlsConfigs};

@@ -24,7 +24,7 @@ fn credentials(authority: &Authority, issued: &Issued) -> Result<Credentials, Pk
 }
 
 fn refusal(result: Result<Credentials, PkiError>) -> PkiError {
-    result.err().expect("these credentials must be refused")
+    result.expect_err("these credentials must be refused")
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Which node a verified certificate names is read by `identity.rs` and compared by `peer/`.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
@@ -37,6 +38,7 @@ pub struct TlsConfigs {
     pub server: Arc<ServerConfig>,
     /// For dialed connections.
     pub client: Arc<ClientConfig>,
+    verifier: Arc<ChainVerifier>,
 }
 
 impl TlsConfigs {
@@ -48,6 +50,15 @@ impl TlsConfigs {
             path: credentials.identity().to_string().into(),
             source,
         })
+    }
+
+    /// Whether a peer that shows this chain would be accepted at `now`, or why not: for connections
+    /// that were accepted under former settings.
+    pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Error> {
+        let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let (end_entity, intermediates) =
+            chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        self.verifier.verify_both_ways(end_entity, intermediates, now)
     }
 }
 
@@ -68,7 +79,7 @@ fn configs(credentials: &Credentials) -> Result<TlsConfigs, Error> {
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>)
         .with_client_cert_resolver(own);
     client.alpn_protocols = vec![ALPN.to_vec()];
     client.resumption = Resumption::disabled();
@@ -78,6 +89,7 @@ fn configs(credentials: &Credentials) -> Result<TlsConfigs, Error> {
         identity: credentials.identity().clone(),
         server: Arc::new(server),
         client: Arc::new(client),
+        verifier,
     })
 }
 
