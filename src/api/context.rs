@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use crate::base::{NodeId, Span, limits};
-use crate::host::{Caller, Host};
+use crate::host::{Caller, Host, Subject};
 use crate::node::{Node, NodeStatus};
 use crate::replica::View;
 use crate::state::{Outcome, QueueEntry, QueueKind};
@@ -64,6 +64,8 @@ impl Default for Options {
 pub(super) struct Ask {
     /// Who asks.
     pub(super) caller: Caller,
+    /// The same for the access rules: one for the whole connection.
+    pub(super) subject: Arc<Subject>,
     /// The head.
     pub(super) parts: Parts,
     /// The body.
@@ -79,6 +81,8 @@ impl Ask {
 
 /// What every handler shares.
 pub(super) struct Context {
+    /// What the daemon does for this host; it has the access rules.
+    pub(super) host: Host,
     /// The node.
     pub(super) node: Node,
     /// The limits.
@@ -104,7 +108,7 @@ impl Context {
     pub(super) fn new(host: &Host, options: Options, stop: watch::Receiver<bool>) -> Self {
         let node = host.node().clone();
         let bound = Bound::new(node.clone());
-        Self { node, options, bound, stop, streams: AtomicUsize::new(0) }
+        Self { host: host.clone(), node, options, bound, stop, streams: AtomicUsize::new(0) }
     }
 
     /// Room for one more stream.
@@ -156,14 +160,6 @@ impl Context {
             // An error means that the sender is gone: the server is being dropped.
             _ = stop.wait_for(|stopped| *stopped) => {}
             () = self.node.fenced() => {}
-        }
-    }
-
-    /// What a stream that must end says, and in a word.
-    pub(super) fn ending(&self) -> (Fault, &'static str) {
-        match self.node.fence() {
-            Some(_) => (Fault::diverged(), "diverged"),
-            None => (Fault::shutting_down(), "shutting_down"),
         }
     }
 

@@ -24,6 +24,7 @@ use super::context::{Ask, Context, place};
 use super::kv::{another_request, duration};
 use super::lock::{names, token};
 use super::params;
+use super::permit::{Claimant, Permit, read_queue, use_queue};
 use super::place::{Manner, Want, acquire};
 use super::problem::Fault;
 use super::stream::{Body, Emit, Framing};
@@ -37,10 +38,12 @@ pub(super) async fn post(
 ) -> Result<Response<Body>, Fault> {
     check_name(&name)?;
     let manner = Manner::of(&ask)?;
+    let queue = QueueName { kind: QueueKind::Election, name };
+    let permit = context.permit(&ask.subject, vec![use_queue(&queue)])?;
     let request: CampaignRequest = body::json(ask.body, context.options.request_bytes_max).await?;
     context.check_value(&request.value)?;
     let want = Want {
-        queue: QueueName { kind: QueueKind::Election, name },
+        queue,
         slots: 1,
         value: request.value,
         lease: request.lease,
@@ -50,7 +53,7 @@ pub(super) async fn post(
         info: request.info,
         wait: request.wait,
     };
-    acquire(context, manner, want).await
+    acquire(context, manner, want, permit).await
 }
 
 /// `PUT /v1/elections/{name}?token=N`
@@ -64,6 +67,10 @@ pub(super) async fn proclaim(
     let params = ask.params(&["token"])?;
     let (token, timeout) = (token(&params)?, params.timeout()?);
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
+    let queue = QueueName { kind: QueueKind::Election, name: name.clone() };
+    context.permit(&ask.subject, vec![use_queue(&queue)])?;
+    let claimant = Claimant { subject: &ask.subject, idempotency: idempotency.as_ref(), timeout };
+    context.own_place(&claimant, &queue, token).await?;
     let value = body::read(ask.body, context.options.value_bytes_max, "the value").await?;
     let operation = Operation::Proclaim { name, token, value };
     let outcome = context.node.submit(operation, idempotency, timeout).await?;
@@ -90,10 +97,11 @@ pub(super) async fn get(
         return Err(Fault::invalid("a stream has no HEAD"));
     }
     let framing = Framing::of(&ask.parts.headers);
-    context.fresh(params.consistency()?, params.timeout()?).await?;
     let queue = QueueName { kind: QueueKind::Election, name };
+    let permit = context.permit(&ask.subject, vec![read_queue(&queue)])?;
+    context.fresh(params.consistency()?, params.timeout()?).await?;
     if watch {
-        return stream(context, queue, framing);
+        return stream(context, queue, framing, permit);
     }
     let status = context.node.status();
     let (answer, seen) = {
@@ -133,6 +141,7 @@ fn stream(
     context: &Arc<Context>,
     queue: QueueName,
     framing: Framing,
+    permit: Permit,
 ) -> Result<Response<Body>, Fault> {
     let slot = context.stream_slot()?;
     let watcher = context.node.watch(WatchRequest {
@@ -154,7 +163,7 @@ fn stream(
     };
     let body = Body::stream(|emit| async move {
         let _slot = slot;
-        leaders.run(&emit).await;
+        leaders.run(&emit, &permit).await;
     });
     let mut response = framing.response(StatusCode::OK, body);
     stamp(response.headers_mut(), seen);
@@ -173,16 +182,16 @@ struct Leaders {
 }
 
 impl Leaders {
-    async fn run(mut self, emit: &Emit) {
+    async fn run(mut self, emit: &Emit, permit: &Permit) {
         let silence = duration(limits::PROGRESS_INTERVAL);
         let context = self.context.clone();
-        let stopped = context.stopped();
+        let stopped = context.ended(permit);
         tokio::pin!(stopped);
         loop {
             let alive = Instant::now() + silence;
             let message = tokio::select! {
                 biased;
-                () = &mut stopped => Err(context.ending().0),
+                () = &mut stopped => Err(context.ending(permit).0),
                 delivery = self.watcher.next(limits::PAGE_BYTES_MAX) => self.delivered(delivery),
                 () = tokio::time::sleep_until(alive) => {
                     let revision = self.watcher.cursor().progress().unwrap_or(self.revision);

@@ -18,6 +18,7 @@ use super::answer::{Stamp, etag, json, stamp};
 use super::body;
 use super::context::{Ask, Context};
 use super::params::{self, NoneMatch, accepts};
+use super::permit::{Claimant, Permit, read_key, read_prefix, write_key, write_prefix};
 use super::problem::Fault;
 use super::stream::Body;
 
@@ -36,12 +37,15 @@ pub(super) async fn get(context: &Context, ask: Ask, key: Bytes) -> Result<Respo
         return Err(Fault::invalid("\"revision\" and \"wait_after\" exclude each other"));
     }
     let timeout = params.timeout()?;
+    let permit = context.permit(&ask.subject, vec![read_key(&key)])?;
     let deadline = Instant::now() + duration(timeout);
     context.fresh(params.consistency()?, timeout).await?;
     let as_json = accepts(&ask.parts.headers, "application/json");
     let (mut record, mut seen) = read(context, &key, at)?;
     if let Some(after) = wait_after {
-        let changed = changed_after(context, &key, record.as_ref(), after, seen, deadline).await;
+        let changed = changed_after(context, &permit, &key, record.as_ref(), after, seen, deadline);
+        let changed = changed.await;
+        context.check(&permit)?;
         (record, seen) = read(context, &key, None)?;
         if !changed {
             return Ok(not_modified(record.as_ref(), seen));
@@ -78,6 +82,7 @@ fn read(
 /// deadline.
 async fn changed_after(
     context: &Context,
+    permit: &Permit,
     key: &Bytes,
     record: Option<&Record>,
     after: Revision,
@@ -112,7 +117,7 @@ async fn changed_after(
     tokio::select! {
         changed = change => changed,
         () = tokio::time::sleep_until(deadline) => false,
-        () = context.stopped() => false,
+        () = context.ended(permit) => false,
     }
 }
 
@@ -146,6 +151,9 @@ pub(super) async fn put(context: &Context, ask: Ask, key: Bytes) -> Result<Respo
     let (lease, timeout) = (params.lease("lease")?, params.timeout()?);
     let condition = params::condition(&ask.parts.headers)?;
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
+    context.permit(&ask.subject, vec![write_key(&key)])?;
+    let claimant = Claimant { subject: &ask.subject, idempotency: idempotency.as_ref(), timeout };
+    context.own_leases(&claimant, lease).await?;
     let value = body::read(ask.body, context.options.value_bytes_max, "the value").await?;
     let operation = Operation::Put { key: key.clone(), value, lease, condition };
     let outcome = context.node.submit(operation, idempotency, timeout).await?;
@@ -180,6 +188,7 @@ pub(super) async fn delete(
         return Err(Fault::invalid("\"If-None-Match\" makes no sense for a deletion"));
     }
     let condition = params::condition(&ask.parts.headers)?;
+    context.permit(&ask.subject, vec![write_key(&key)])?;
     remove(context, &ask, Selection::Key(key), condition, timeout).await
 }
 
@@ -197,6 +206,7 @@ pub(super) async fn delete_prefix(context: &Context, ask: Ask) -> Result<Respons
     if prefix.starts_with(b"_") {
         return Err(Fault::reserved());
     }
+    context.permit(&ask.subject, vec![write_prefix(&prefix)])?;
     remove(context, &ask, Selection::Prefix(prefix), Condition::None, timeout).await
 }
 
@@ -234,6 +244,7 @@ pub(super) async fn list(context: &Context, ask: Ask) -> Result<Response<Body>, 
     ])?;
     let prefix = params.bytes("prefix").ok_or_else(|| Fault::invalid("\"prefix\" is missing"))?;
     check_prefix(context, &prefix)?;
+    context.permit(&ask.subject, vec![read_prefix(&prefix)])?;
     let content = match (params.flag("keys_only")?, params.flag("count_only")?) {
         (_, true) => RangeContent::Count,
         (true, false) => RangeContent::Keys,

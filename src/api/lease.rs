@@ -13,7 +13,7 @@ use crate::api::types::{
     LeaseMessage, LeaseState, LeaseView, LeasesAnswer, RevokeAnswer,
 };
 use crate::base::{LeaseId, Revision, Span, limits};
-use crate::host::Caller;
+use crate::host::{Caller, Wanted};
 use crate::node::{Follower, Node, NodeStatus, Topic};
 use crate::replica::{Promise, PromiseState};
 use crate::state::{Bind, Lease, NewLease, Operation, Outcome};
@@ -23,6 +23,7 @@ use super::body;
 use super::context::{Ask, Context, node_name};
 use super::kv::{another_request, duration, limit};
 use super::params;
+use super::permit::{Claimant, Permit};
 use super::problem::Fault;
 use super::stream::{Body, Emit, Framing};
 
@@ -35,6 +36,7 @@ pub(super) async fn grant(context: &Arc<Context>, ask: Ask) -> Result<Response<B
     let timeout = ask.params(&[])?.timeout()?;
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
     let framing = Framing::of(&ask.parts.headers);
+    let permit = context.permit(&ask.subject, vec![Wanted::Lease])?;
     let request: GrantLeaseRequest =
         body::json(ask.body, context.options.request_bytes_max).await?;
     let bind = bind(request.bind.unwrap_or(BindView::None), request.pid)?;
@@ -61,7 +63,7 @@ pub(super) async fn grant(context: &Arc<Context>, ask: Ask) -> Result<Response<B
         revision: Some(revision.get()),
         ..message(lease, LeaseState::Active, context.node.promise(lease), None)
     };
-    let stream = States::new(context, lease, framing, Some(first), Presence::Promised);
+    let stream = States::new(context, lease, framing, Some(first), Presence::Promised, permit);
     let body = Body::stream(|emit| async move {
         let _held = (slot, owned);
         stream.run(&emit).await;
@@ -121,6 +123,9 @@ pub(super) async fn keepalive(
 ) -> Result<Response<Body>, Fault> {
     params::refuse_conditions(&ask.parts.headers)?;
     let timeout = ask.params(&[])?.timeout()?;
+    context.permit(&ask.subject, vec![Wanted::Lease])?;
+    let claimant = Claimant { subject: &ask.subject, idempotency: None, timeout };
+    context.own_leases(&claimant, [lease]).await?;
     let text = body::read(ask.body, context.options.request_bytes_max, "the request").await?;
     if !text.is_empty() && text.as_ref() != b"{}" {
         return Err(Fault::invalid("a keepalive has no body"));
@@ -149,6 +154,9 @@ pub(super) async fn revoke(
     params::refuse_conditions(&ask.parts.headers)?;
     let timeout = ask.params(&[])?.timeout()?;
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
+    context.permit(&ask.subject, vec![Wanted::Lease])?;
+    let claimant = Claimant { subject: &ask.subject, idempotency: idempotency.as_ref(), timeout };
+    context.own_leases(&claimant, [lease]).await?;
     let bind = context.node.view().machine.lease(lease).map(|lease| lease.bind);
     if bind == Some(Bind::Node) {
         let detail = "this is a node's own lease, and ends with its daemon";
@@ -174,27 +182,32 @@ pub(super) async fn get(
 ) -> Result<Response<Body>, Fault> {
     params::refuse_conditions(&ask.parts.headers)?;
     let params = ask.params(&["consistency", "min_revision"])?;
+    context.permit(&ask.subject, vec![Wanted::Lease])?;
     context.fresh(params.consistency()?, params.timeout()?).await?;
     let (status, promise) = (context.node.status(), context.node.promise(lease));
     let (answer, seen) = {
         let view = context.node.view();
         let lease = view.machine.lease(lease).ok_or_else(Fault::lease_not_found)?;
+        context.own_lease(&ask.subject, lease.uid)?;
         let keys = lease.keys.iter().cloned().map(KeyName).collect();
         (LeaseView { keys, ..view_of(lease, promise, &status) }, Stamp::of(&view))
     };
     Ok(json(StatusCode::OK, &answer, seen))
 }
 
-/// `GET /v1/leases`
+/// `GET /v1/leases`: the caller's own; all of them for administrators.
 pub(super) async fn list(context: &Context, ask: Ask) -> Result<Response<Body>, Fault> {
     params::refuse_conditions(&ask.parts.headers)?;
     let params = ask.params(&["consistency", "min_revision", "limit", "start_after"])?;
     let (limit, after) = (limit(&params)?, params.lease("start_after")?);
+    context.permit(&ask.subject, vec![Wanted::Lease])?;
+    let all = context.owns_all_leases(&ask.subject);
     context.fresh(params.consistency()?, params.timeout()?).await?;
     let status = context.node.status();
     let (mut leases, seen) = {
         let view = context.node.view();
-        let later = view.machine.leases().filter(|lease| Some(lease.id) > after);
+        let shown = |lease: &&Lease| all || lease.uid == ask.caller.uid;
+        let later = view.machine.leases().filter(|lease| Some(lease.id) > after).filter(shown);
         let leases = later.take(limit + 1).map(|lease| view_of(lease, None, &status));
         (leases.collect::<Vec<_>>(), Stamp::of(&view))
     };
@@ -256,18 +269,20 @@ pub(super) async fn events(
     params::refuse_conditions(&ask.parts.headers)?;
     let params = ask.params(&["consistency", "min_revision"])?;
     let framing = Framing::of(&ask.parts.headers);
+    context.permit(&ask.subject, vec![Wanted::Lease])?;
     context.fresh(params.consistency()?, params.timeout()?).await?;
     let slot = context.stream_slot()?;
-    let seen = {
+    let (owner, seen) = {
         let view = context.node.view();
-        view.machine.lease(lease).ok_or_else(Fault::lease_not_found)?;
-        Stamp::of(&view)
+        let found = view.machine.lease(lease).ok_or_else(Fault::lease_not_found)?;
+        (found.uid, Stamp::of(&view))
     };
+    let permit = context.own_lease(&ask.subject, owner)?;
     let presence = match context.node.promise(lease) {
         Some(_) => Presence::Promised,
         None => Presence::Elsewhere,
     };
-    let stream = States::new(context, lease, framing, None, presence);
+    let stream = States::new(context, lease, framing, None, presence, permit);
     let body = Body::stream(|emit| async move {
         let _slot = slot;
         stream.run(&emit).await;
@@ -293,6 +308,7 @@ struct States {
     framing: Framing,
     first: Option<LeaseMessage>,
     presence: Presence,
+    permit: Permit,
     changes: Follower,
     /// Whether the lease ends with this stream.
     ends_with_stream: bool,
@@ -305,6 +321,7 @@ impl States {
         framing: Framing,
         first: Option<LeaseMessage>,
         presence: Presence,
+        permit: Permit,
     ) -> Self {
         let changes = context.node.follow(Topic::Lease(lease));
         let ends_with_stream = first.is_some();
@@ -314,14 +331,15 @@ impl States {
             framing,
             first,
             presence,
+            permit,
             changes,
             ends_with_stream,
         }
     }
 
     async fn run(mut self, emit: &Emit) {
-        let stop = self.context.clone();
-        let stopped = stop.stopped();
+        let (stop, permit) = (self.context.clone(), self.permit.clone());
+        let stopped = stop.ended(&permit);
         tokio::pin!(stopped);
         let mut told = None;
         loop {
@@ -346,7 +364,7 @@ impl States {
                 () = self.changes.changed() => {}
                 () = tokio::time::sleep_until(next) => {}
                 () = &mut stopped => {
-                    let reason = Some(self.context.ending().1);
+                    let reason = Some(self.context.ending(&permit).1);
                     let message = message(self.lease, LeaseState::Error, None, reason);
                     emit.send(self.framing.encode(None, &message)).await;
                     if self.ends_with_stream {

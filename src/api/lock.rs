@@ -17,6 +17,7 @@ use super::context::{Ask, Context, place};
 use super::kv::{another_request, limit};
 use super::lease::check_info;
 use super::params;
+use super::permit::{Claimant, read_queue, read_queues, use_queue};
 use super::place::{Manner, Want, acquire, slots};
 use super::problem::Fault;
 use super::stream::Body;
@@ -30,11 +31,13 @@ pub(super) async fn post(
 ) -> Result<Response<Body>, Fault> {
     check_name(&name)?;
     let manner = Manner::of(&ask)?;
+    let queue = QueueName { kind: QueueKind::Lock, name };
+    let permit = context.permit(&ask.subject, vec![use_queue(&queue)])?;
     let request: AcquireRequest = body::json(ask.body, context.options.request_bytes_max).await?;
     let info = request.info.clone().unwrap_or_default();
     check_info(&info)?;
     let want = Want {
-        queue: QueueName { kind: QueueKind::Lock, name },
+        queue,
         slots: slots(request.slots)?,
         value: Bytes::from(info),
         lease: request.lease,
@@ -44,7 +47,7 @@ pub(super) async fn post(
         info: request.info,
         wait: request.wait,
     };
-    acquire(context, manner, want).await
+    acquire(context, manner, want, permit).await
 }
 
 /// `GET /v1/locks/{name}`
@@ -52,9 +55,10 @@ pub(super) async fn get(context: &Context, ask: Ask, name: Bytes) -> Result<Resp
     check_name(&name)?;
     params::refuse_conditions(&ask.parts.headers)?;
     let params = ask.params(&["consistency", "min_revision"])?;
+    let queue = QueueName { kind: QueueKind::Lock, name };
+    context.permit(&ask.subject, vec![read_queue(&queue)])?;
     context.fresh(params.consistency()?, params.timeout()?).await?;
     let status = context.node.status();
-    let queue = QueueName { kind: QueueKind::Lock, name };
     let (answer, seen) = {
         let view = context.node.view();
         (lock_view(&view, &status, &queue), Stamp::of(&view))
@@ -102,6 +106,7 @@ pub(super) async fn names(
     params::refuse_conditions(&ask.parts.headers)?;
     let params = ask.params(&["consistency", "min_revision", "limit", "start_after"])?;
     let (limit, after) = (limit(&params)?, params.bytes("start_after"));
+    context.permit(&ask.subject, vec![read_queues(kind)])?;
     context.fresh(params.consistency()?, params.timeout()?).await?;
     let view = context.node.view();
     let later = view.machine.queues(kind).filter(|name| Some(&name.name) > after.as_ref());
@@ -123,8 +128,12 @@ pub(super) async fn release(
     let params = ask.params(&["token"])?;
     let token = token(&params)?;
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
-    let operation = Operation::Release { queue: QueueName { kind, name }, token };
-    let outcome = context.node.submit(operation, idempotency, params.timeout()?).await?;
+    let (queue, timeout) = (QueueName { kind, name }, params.timeout()?);
+    context.permit(&ask.subject, vec![use_queue(&queue)])?;
+    let claimant = Claimant { subject: &ask.subject, idempotency: idempotency.as_ref(), timeout };
+    context.own_place(&claimant, &queue, token).await?;
+    let operation = Operation::Release { queue, token };
+    let outcome = context.node.submit(operation, idempotency, timeout).await?;
     match context.unrefused(outcome)? {
         Outcome::Released { revision } => {
             let answer = ReleaseAnswer { token: token.get(), revision: revision.get() };

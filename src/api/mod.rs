@@ -12,6 +12,7 @@
 //!
 //! [`types`] is shared with `client/`, and is all that it may use of this folder.
 
+mod access;
 mod answer;
 mod body;
 mod bound;
@@ -29,6 +30,9 @@ mod members;
 mod params;
 #[cfg(test)]
 mod params_test;
+mod permit;
+#[cfg(test)]
+mod permit_test;
 mod place;
 mod problem;
 mod route;

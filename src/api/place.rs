@@ -14,7 +14,7 @@ use crate::api::types::{
     Bind as BindView, DurationText, HeldAnswer, HexId, LeaseState, Place, PlaceMessage,
 };
 use crate::base::{LeaseId, Revision, Span, Token, limits};
-use crate::host::Caller;
+use crate::host::{Caller, Subject};
 use crate::node::Topic;
 use crate::replica::{Promise, PromiseState};
 use crate::state::{
@@ -27,6 +27,7 @@ use super::context::{Ask, Context, place};
 use super::kv::{another_request, duration};
 use super::lease::{self, ENDED, Step, valid_for, when};
 use super::params;
+use super::permit::{Claimant, Permit};
 use super::problem::Fault;
 use super::stream::{Body, Emit, Framing};
 
@@ -60,6 +61,8 @@ pub(super) struct Want {
 pub(super) struct Manner {
     /// Who asks.
     pub(super) caller: Caller,
+    /// The same for the access rules.
+    pub(super) subject: Arc<Subject>,
     /// How long everything but the waiting may take.
     pub(super) timeout: Span,
     /// The caller's own name for the request.
@@ -74,6 +77,7 @@ impl Manner {
         params::refuse_conditions(&ask.parts.headers)?;
         Ok(Self {
             caller: ask.caller.clone(),
+            subject: ask.subject.clone(),
             timeout: ask.params(&[])?.timeout()?,
             idempotency: params::idempotency(&ask.parts.headers, ask.caller.uid)?,
             framing: Framing::of(&ask.parts.headers),
@@ -86,7 +90,14 @@ pub(super) async fn acquire(
     context: &Arc<Context>,
     manner: Manner,
     want: Want,
+    permit: Permit,
 ) -> Result<Response<Body>, Fault> {
+    let claimant = Claimant {
+        subject: &manner.subject,
+        idempotency: manner.idempotency.as_ref(),
+        timeout: manner.timeout,
+    };
+    context.own_leases(&claimant, want.lease.map(|lease| LeaseId(lease.0))).await?;
     let patience = match want.wait {
         Some(wait) if wait.0.is_zero() => Patience::Try,
         _ => Patience::Wait,
@@ -110,6 +121,7 @@ pub(super) async fn acquire(
     };
     let waiting = Waiting {
         context: context.clone(),
+        permit,
         queue: want.queue,
         lease,
         token,
@@ -157,6 +169,7 @@ fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
 /// A place that was taken.
 struct Waiting {
     context: Arc<Context>,
+    permit: Permit,
     queue: QueueName,
     lease: LeaseId,
     token: Token,
@@ -184,7 +197,9 @@ impl Waiting {
                 () = queue.changed() => None,
                 () = lease.changed() => None,
                 () = until(self.deadline) => Some(self.give_up().await),
-                () = self.context.stopped() => Some(self.context.ending().0),
+                () = self.context.ended(&self.permit) => {
+                    Some(self.context.ending(&self.permit).0)
+                }
             };
             if let Some(fault) = ended {
                 return Err(fault);
@@ -224,7 +239,7 @@ impl Waiting {
         let node = &self.context.node;
         let mut queue = node.follow(Topic::Queue(self.queue.clone()));
         let mut lease = node.follow(Topic::Lease(self.lease));
-        let stopped = self.context.stopped();
+        let stopped = self.context.ended(&self.permit);
         tokio::pin!(stopped);
         let mut told = Told::Nothing;
         loop {
@@ -270,7 +285,7 @@ impl Waiting {
                 () = tokio::time::sleep_until(next) => {}
                 () = &mut stopped => {
                     let holds = matches!(told, Told::Held(..));
-                    let (fault, reason) = self.context.ending();
+                    let (fault, reason) = self.context.ending(&self.permit);
                     let message = match holds {
                         true => PlaceMessage::Lost { reason: reason.to_owned() },
                         false => PlaceMessage::Error(fault.of_write().into_problem()),

@@ -8,6 +8,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 use crate::api::types::{Applied, Code, Place, Problem};
 use crate::base::Revision;
+use crate::host::Denied;
 use crate::node::StartPhase;
 use crate::replica::{Removal, RequestError, UnavailableReason};
 use crate::state::{QueryError, Refusal};
@@ -44,6 +45,7 @@ impl Fault {
             mod_revision: None,
             revision: None,
             holders: None,
+            rule: None,
         };
         Self(Box::new(Inner { problem, allow: None, stamp: None }))
     }
@@ -77,6 +79,11 @@ impl Fault {
     /// 404 for a lease.
     pub(super) fn lease_not_found() -> Self {
         Self::new(Code::LeaseNotFound, "there is no such lease: it has ended, or never existed")
+    }
+
+    /// 404 for a token.
+    pub(super) fn token_not_held() -> Self {
+        Self::not_held("this token holds and waits for nothing here")
     }
 
     /// 404 for a place in a queue.
@@ -295,6 +302,14 @@ impl From<RequestError> for Fault {
     }
 }
 
+impl From<Denied> for Fault {
+    fn from(denied: Denied) -> Self {
+        let mut fault = Self::forbidden(denied.to_string());
+        fault.0.problem.rule = denied.rule;
+        fault
+    }
+}
+
 impl From<Removal> for Fault {
     fn from(removal: Removal) -> Self {
         RequestError::Unavailable(UnavailableReason::Removed(removal)).into()
@@ -316,7 +331,7 @@ impl From<(Refusal, Vec<Place>)> for Fault {
             Refusal::FutureRevision { revision } => Self::future(revision),
             Refusal::LeaseNotFound { .. } => Self::lease_not_found(),
             Refusal::LockHeld { .. } => Self::lock_held(holders),
-            Refusal::NotHeld => Self::not_held("this token holds and waits for nothing here"),
+            Refusal::NotHeld => Self::token_not_held(),
             Refusal::PreconditionFailed { mod_revision } => Self::precondition_failed(mod_revision),
             Refusal::SlotsDiffer { slots } => Self::conflict(format!(
                 "all callers of one lock name the same number of slots; the others name {slots}"

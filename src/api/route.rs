@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Method, Response};
 use matchit::Router;
 
+use crate::host::Wanted;
 use crate::state::QueueKind;
 
 use super::answer::Stamp;
@@ -15,22 +16,31 @@ use super::context::{Ask, Context};
 use super::params::path_bytes;
 use super::problem::Fault;
 use super::stream::Body;
-use super::{election, health, kv, lease, lock, members, status, txn, watch};
+use super::{access, election, health, kv, lease, lock, members, status, txn, watch};
 
-/// What kind of request it is.
+/// What kind of request it is: who may make it, and what its failures say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// About the process, for supervisors.
+    /// Changes the cluster: for administrators, which is decided here.
+    Administrate,
+    /// Shows what only administrators may see, which is decided here.
+    Inspect,
+    /// About the process, for supervisors: for all who may connect.
     Probe,
-    /// Reads the store.
+    /// About the cluster, nothing of the store: for all who may connect.
+    Public,
+    /// Reads the store: its handler decides, by the names that it parsed.
     Read,
-    /// Changes the store: its failures say whether it was applied.
+    /// Changes the store: its handler decides, by the names that it parsed. Like those of
+    /// `Administrate`, its failures say whether it was applied.
     Write,
 }
 
 /// Where a request leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint {
+    AccessCheck,
+    AccessList,
     Campaign,
     Compact,
     ElectionGet,
@@ -70,7 +80,9 @@ impl Endpoint {
     fn looks_at_the_state(self) -> bool {
         !matches!(
             self,
-            Self::Healthz
+            Self::AccessCheck
+                | Self::AccessList
+                | Self::Healthz
                 | Self::Members
                 | Self::Metrics
                 | Self::Readyz
@@ -87,7 +99,7 @@ struct Path {
     allow: &'static str,
 }
 
-use Access::{Probe, Read, Write};
+use Access::{Administrate, Inspect, Probe, Public, Read, Write};
 
 const PATHS: &[Path] = &[
     Path {
@@ -175,36 +187,52 @@ const PATHS: &[Path] = &[
     },
     Path {
         pattern: "/v1/status",
-        methods: &[(Method::GET, Read, Endpoint::Status), (Method::HEAD, Read, Endpoint::Status)],
+        methods: &[
+            (Method::GET, Public, Endpoint::Status),
+            (Method::HEAD, Public, Endpoint::Status),
+        ],
         allow: "GET, HEAD",
     },
     Path {
         pattern: "/v1/members",
         methods: &[
-            (Method::GET, Read, Endpoint::Members),
-            (Method::HEAD, Read, Endpoint::Members),
-            (Method::PUT, Write, Endpoint::MembersPut),
+            (Method::GET, Public, Endpoint::Members),
+            (Method::HEAD, Public, Endpoint::Members),
+            (Method::PUT, Administrate, Endpoint::MembersPut),
         ],
         allow: "GET, HEAD, PUT",
     },
     Path {
         pattern: "/v1/members/cancel",
-        methods: &[(Method::POST, Write, Endpoint::MembersCancel)],
+        methods: &[(Method::POST, Administrate, Endpoint::MembersCancel)],
         allow: "POST",
     },
     Path {
         pattern: "/v1/leader",
-        methods: &[(Method::POST, Write, Endpoint::LeaderMove)],
+        methods: &[(Method::POST, Administrate, Endpoint::LeaderMove)],
         allow: "POST",
     },
     Path {
         pattern: "/v1/rebuild",
-        methods: &[(Method::POST, Write, Endpoint::Rebuild)],
+        methods: &[(Method::POST, Administrate, Endpoint::Rebuild)],
         allow: "POST",
     },
     Path {
         pattern: "/v1/compact",
-        methods: &[(Method::POST, Write, Endpoint::Compact)],
+        methods: &[(Method::POST, Administrate, Endpoint::Compact)],
+        allow: "POST",
+    },
+    Path {
+        pattern: "/v1/access",
+        methods: &[
+            (Method::GET, Inspect, Endpoint::AccessList),
+            (Method::HEAD, Inspect, Endpoint::AccessList),
+        ],
+        allow: "GET, HEAD",
+    },
+    Path {
+        pattern: "/v1/access/check",
+        methods: &[(Method::POST, Public, Endpoint::AccessCheck)],
         allow: "POST",
     },
     Path {
@@ -241,6 +269,13 @@ fn router() -> &'static Router<usize> {
     })
 }
 
+/// Every route, for tests that must not miss one.
+#[cfg(test)]
+pub(super) fn table() -> impl Iterator<Item = (&'static Method, &'static str, Access)> {
+    let routes = |path: &'static Path| path.methods.iter().map(|it| (&it.0, path.pattern, it.1));
+    PATHS.iter().flat_map(routes)
+}
+
 /// Finds the route of a request, and the raw rest of its path.
 fn find<'p>(method: &Method, path: &'p str) -> Result<(Access, Endpoint, &'p str), Fault> {
     let found = router().at(path).map_err(|_| Fault::no_such_route())?;
@@ -259,10 +294,21 @@ pub(super) async fn answer(context: &Arc<Context>, ask: Ask) -> Response<Body> {
         Ok((access, endpoint, rest)) => (access, endpoint, rest.to_owned()),
         Err(fault) => return fault.into_response(),
     };
-    match dispatch(context, ask, endpoint, rest).await {
+    let allowed = match access {
+        Administrate | Inspect => {
+            context.permit(&ask.subject, vec![Wanted::Administrate]).map(drop)
+        }
+        Probe | Public | Read | Write => Ok(()),
+    };
+    let answer = match allowed {
+        Ok(()) => dispatch(context, ask, endpoint, rest).await,
+        Err(fault) => Err(fault),
+    };
+    match answer {
         Ok(response) => response,
         Err(fault) => {
-            let fault = if access == Write { fault.of_write() } else { fault };
+            let changes = matches!(access, Administrate | Write);
+            let fault = if changes { fault.of_write() } else { fault };
             fault.seen_at(|| Stamp::of(&context.node.view())).into_response()
         }
     }
@@ -285,6 +331,8 @@ async fn dispatch(
     let name = || path_bytes(&rest, "name");
     let id = || lease::path_lease(&Bytes::copy_from_slice(rest.as_bytes()));
     match endpoint {
+        Endpoint::AccessCheck => access::check(context, ask).await,
+        Endpoint::AccessList => access::list(context, &ask),
         Endpoint::Campaign => election::post(context, ask, name()?).await,
         Endpoint::Compact => txn::compact(context, ask).await,
         Endpoint::ElectionGet => election::get(context, ask, name()?).await,

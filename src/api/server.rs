@@ -22,7 +22,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::base::limits;
-use crate::host::{Caller, Host};
+use crate::host::{Caller, Host, Subject};
 
 use super::connection::{Activity, Observed, Order, Phase};
 use super::context::{Ask, Context, Options};
@@ -188,15 +188,16 @@ async fn run<S>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let io = Observed::new(socket, activity.clone());
+    let subject = Arc::new(Subject::of(caller.clone()));
     let service = service_fn(|request: Request<Incoming>| {
         let (context, gate, activity) = (&context, &gate, &activity);
-        let caller = caller.clone();
+        let (caller, subject) = (caller.clone(), subject.clone());
         async move {
             activity.enter(Phase::Request);
             let (parts, body) = request.into_parts();
             let response = match gate.as_ref().map(|gate| gate.check(&parts)) {
                 Some(Err(fault)) => fault.into_response(),
-                _ => route::answer(context, Ask { caller, parts, body }).await,
+                _ => route::answer(context, Ask { caller, subject, parts, body }).await,
             };
             match response.body() {
                 Body::Full(_) => activity.enter(Phase::Idle),

@@ -53,7 +53,8 @@ async fn cluster_of_one(directory: &Path) -> Node {
 }
 
 /// A daemon's API on a socket of its own.
-struct Server {
+pub(super) struct Server {
+    pub(super) host: Host,
     node: Node,
     socket: PathBuf,
     port: u16,
@@ -62,14 +63,14 @@ struct Server {
     _directory: tempfile::TempDir,
 }
 
-struct Reply {
-    status: u16,
+pub(super) struct Reply {
+    pub(super) status: u16,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Reply {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
@@ -80,8 +81,8 @@ impl Reply {
 }
 
 /// A stream of messages, one per line. Dropping it closes the connection.
-struct Messages {
-    status: u16,
+pub(super) struct Messages {
+    pub(super) status: u16,
     body: Incoming,
     buffer: Vec<u8>,
     connection: JoinHandle<()>,
@@ -95,7 +96,7 @@ impl Drop for Messages {
 
 impl Messages {
     /// The next line; nothing at the end.
-    async fn line(&mut self) -> Option<String> {
+    pub(super) async fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -109,28 +110,29 @@ impl Messages {
         }
     }
 
-    async fn message(&mut self) -> Value {
+    pub(super) async fn message(&mut self) -> Value {
         let line = self.line().await.expect("another message");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 }
 
 impl Server {
-    async fn start(options: Options) -> Self {
+    pub(super) async fn start(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
         let unix = UnixListener::bind(&socket).unwrap();
         let node = cluster_of_one(directory.path()).await;
         let (stop, stopped) = oneshot::channel();
-        let serving = node.clone();
+        let host = Host::new(node.clone());
+        let serving = host.clone();
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = tcp.local_addr().unwrap().port();
         let listeners = Listeners { unix, tcp: Some((tcp, "secret".to_owned())) };
         let task = tokio::spawn(async move {
             let stopped = async move { drop(stopped.await) };
-            serve(Host::new(serving), listeners, options, stopped).await.unwrap();
+            serve(serving, listeners, options, stopped).await.unwrap();
         });
-        Self { node, socket, port, stop: Some(stop), task: Some(task), _directory: directory }
+        Self { host, node, socket, port, stop: Some(stop), task: Some(task), _directory: directory }
     }
 
     async fn send(
@@ -152,7 +154,7 @@ impl Server {
         (response.await.expect("an answer within 20 s").unwrap(), connection)
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         method: &str,
         path: &str,
@@ -173,7 +175,7 @@ impl Server {
         self.ask("PUT", &format!("/v1/kv/{key}"), &[], value.to_owned()).await
     }
 
-    async fn stream(&self, method: &str, path: &str, body: Value) -> Messages {
+    pub(super) async fn stream(&self, method: &str, path: &str, body: Value) -> Messages {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let (response, connection) = self.send(method, path, &[], body).await;
         let status = response.status().as_u16();

@@ -8,6 +8,7 @@ use crate::api::types::{
     Operand, Target, TxnAnswer, TxnOperation as OperationView, TxnRequest, TxnResult as ResultView,
 };
 use crate::base::{LeaseId, Revision};
+use crate::host::Wanted;
 use crate::state::{
     Compare, CompareField, CompareOp, Operation, Outcome, Selection, Txn, TxnOperation, TxnResult,
 };
@@ -17,6 +18,7 @@ use super::body;
 use super::context::{Ask, Context};
 use super::kv::{another_request, record_view};
 use super::params;
+use super::permit::{Claimant, read_key, read_prefix, write_key, write_prefix};
 use super::problem::Fault;
 use super::stream::Body;
 
@@ -26,7 +28,12 @@ pub(super) async fn txn(context: &Context, ask: Ask) -> Result<Response<Body>, F
     let timeout = ask.params(&[])?.timeout()?;
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
     let request: TxnRequest = body::json(ask.body, context.options.request_bytes_max).await?;
-    let operation = Operation::Txn(read(context, request)?);
+    let txn = read(context, request)?;
+    let (wanted, leases) = touched(&txn);
+    context.permit(&ask.subject, wanted)?;
+    let claimant = Claimant { subject: &ask.subject, idempotency: idempotency.as_ref(), timeout };
+    context.own_leases(&claimant, leases).await?;
+    let operation = Operation::Txn(txn);
     let outcome = context.node.submit(operation, idempotency, timeout).await?;
     match context.unrefused(outcome)? {
         Outcome::Txn { succeeded, revision, results } => {
@@ -62,6 +69,31 @@ fn read(context: &Context, request: TxnRequest) -> Result<Txn, Fault> {
         then: operations(request.then)?,
         or_else: operations(request.or_else)?,
     })
+}
+
+/// Everything that a transaction may touch, whichever of its lists is done, and the leases that it
+/// attaches keys to. A comparison tells what it compares, so it reads.
+pub(super) fn touched(txn: &Txn) -> (Vec<Wanted>, Vec<LeaseId>) {
+    let mut wanted: Vec<Wanted> =
+        txn.compares.iter().map(|compare| read_key(&compare.key)).collect();
+    let mut leases = Vec::new();
+    for operation in txn.then.iter().chain(&txn.or_else) {
+        wanted.push(match operation {
+            TxnOperation::Delete(Selection::Key(key)) => write_key(key),
+            TxnOperation::Delete(Selection::Prefix(prefix)) => write_prefix(prefix),
+            TxnOperation::Get(Selection::Key(key)) => read_key(key),
+            TxnOperation::Get(Selection::Prefix(prefix)) => read_prefix(prefix),
+            TxnOperation::Put { key, lease, .. } => {
+                leases.extend(*lease);
+                write_key(key)
+            }
+        });
+    }
+    if wanted.is_empty() {
+        // It still takes a place in the log.
+        wanted.push(Wanted::Lease);
+    }
+    (wanted, leases)
 }
 
 fn read_compare(context: &Context, compare: CompareView) -> Result<Compare, Fault> {

@@ -19,6 +19,7 @@ use super::answer::{Stamp, stamp};
 use super::context::{Ask, Context};
 use super::kv::{duration, record_view};
 use super::params::{self, Params};
+use super::permit::{Permit, read_key, read_prefix};
 use super::problem::Fault;
 use super::stream::{Body, Emit, Framing};
 
@@ -36,6 +37,11 @@ pub(super) async fn watch(context: &Arc<Context>, ask: Ask) -> Result<Response<B
     let require_leader = params.flag("require_leader")?;
     let mut request = read(context, &params)?;
     request.resume_after = last_event_id(&ask)?;
+    let wanted = match &request.filter {
+        Filter::Key(key) => read_key(key),
+        Filter::Prefix(prefix) => read_prefix(prefix),
+    };
+    let permit = context.permit(&ask.subject, vec![wanted])?;
     let framing = Framing::of(&ask.parts.headers);
     context.node.barrier(Consistency::Local { min_revision: None }, timeout).await?;
     let slot = context.stream_slot()?;
@@ -58,7 +64,7 @@ pub(super) async fn watch(context: &Arc<Context>, ask: Ask) -> Result<Response<B
     };
     let body = Body::stream(|emit| async move {
         let _slot = slot;
-        stream.run(&emit, status).await;
+        stream.run(&emit, status, &permit).await;
     });
     let mut response = framing.response(StatusCode::OK, body);
     stamp(response.headers_mut(), seen);
@@ -124,11 +130,11 @@ enum Happened {
 }
 
 impl Stream {
-    async fn run(mut self, emit: &Emit, mut status: crate::node::Follower) {
+    async fn run(mut self, emit: &Emit, mut status: crate::node::Follower, permit: &Permit) {
         let silence = duration(limits::PROGRESS_INTERVAL);
         let mut sent = Instant::now();
         let stop = self.context.clone();
-        let stopped = stop.stopped();
+        let stopped = stop.ended(permit);
         tokio::pin!(stopped);
         loop {
             let happened = tokio::select! {
@@ -146,7 +152,7 @@ impl Stream {
                 Happened::Delivery(delivery) => self.delivered(delivery),
                 Happened::Status => self.leader_changed(),
                 Happened::Silence => (self.progress(), false),
-                Happened::Stop => (Some(self.error(self.context.ending().0)), true),
+                Happened::Stop => (Some(self.error(self.context.ending(permit).0)), true),
             };
             let leader = if ended { (None, true) } else { self.leader_changed() };
             for message in [message, leader.0].into_iter().flatten() {

@@ -6,6 +6,13 @@
 
 use super::time::Span;
 
+// Access rules (docs/configuration.md).
+
+/// Most access rules in a configuration: each is looked at for each request.
+pub const ACCESS_RULES_MAX: usize = 256;
+/// Most patterns in one list of an access rule.
+pub const ACCESS_PATTERNS_MAX: usize = 256;
+
 // Keys and requests (API.md, 413 too_large).
 
 /// Longest key in bytes.

@@ -134,6 +134,7 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
             level: file.log_level.or(LogOptions::default().level),
             format: file.log_format.or(LogOptions::default().format),
         },
+        access: file.access,
         shutdown_grace: file.shutdown_grace.or(options::SHUTDOWN_GRACE),
     })
 }

@@ -5,8 +5,10 @@
 use std::net::SocketAddr;
 
 use crate::base::{Span, limits};
+use crate::host::AccessRuleOptions;
 use crate::telemetry::{LogFormat, LogLevel};
 
+use super::access;
 use super::options::MemberRole;
 use super::source::{Node, Place, Value};
 use super::values;
@@ -75,6 +77,7 @@ pub(super) struct File {
     pub disk_reserve_bytes: Setting<u64>,
     pub log_level: Setting<LogLevel>,
     pub log_format: Setting<LogFormat>,
+    pub access: Option<Vec<AccessRuleOptions>>,
     pub shutdown_grace: Setting<Span>,
 }
 
@@ -117,6 +120,7 @@ pub(super) fn read(root: &Node, report: &mut Report) -> File {
     let disk = top.take("disk");
     let log = top.take("log");
     let members = top.take("members");
+    let access = top.take("access");
     let mut tls = Section::open("tls", tls, report);
     let mut socket = Section::open("socket", socket, report);
     let mut http_section = Section::open("http", http, report);
@@ -154,6 +158,7 @@ pub(super) fn read(root: &Node, report: &mut Report) -> File {
         disk_reserve_bytes: disk.size("reserve_bytes", report, (0, 1 << 40)),
         log_level: log.text("level", report, log_level),
         log_format: log.text("format", report, log_format),
+        access: access::read(access, report),
         shutdown_grace: top.duration("shutdown_grace", report, (0, 600_000)),
     };
     for section in [top, tls, socket, http_section, raft, history, quota, disk, log] {
@@ -233,7 +238,7 @@ fn read_member(name: String, node: &Node, report: &mut Report) -> MemberSetting 
 }
 
 /// A mapping of the file while its keys are taken one by one.
-struct Section<'a> {
+pub(super) struct Section<'a> {
     path: String,
     pairs: &'a [(Node, Node)],
     known: Vec<&'static str>,
@@ -241,7 +246,7 @@ struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// A section that is absent, or empty because everything in it is commented out, has no keys.
-    fn open(path: &str, node: Option<&'a Node>, report: &mut Report) -> Self {
+    pub(super) fn open(path: &str, node: Option<&'a Node>, report: &mut Report) -> Self {
         let pairs = match node.map(|node| (node.at, &node.value)) {
             Some((_, Value::Map(pairs))) => pairs.as_slice(),
             None | Some((_, Value::Null)) => &[],
@@ -257,16 +262,16 @@ impl<'a> Section<'a> {
         Self { path: path.to_owned(), pairs, known: Vec::new() }
     }
 
-    fn take(&mut self, key: &'static str) -> Option<&'a Node> {
+    pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Node> {
         self.known.push(key);
         self.pairs.iter().find(|(node, _)| is_text(node, key)).map(|(_, value)| value)
     }
 
-    fn path_of(&self, key: &str) -> String {
+    pub(super) fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    fn text<T>(
+    pub(super) fn text<T>(
         &mut self,
         key: &'static str,
         report: &mut Report,
@@ -333,7 +338,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    fn value<T>(
+    pub(super) fn value<T>(
         &mut self,
         key: &'static str,
         report: &mut Report,
@@ -347,7 +352,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports what nobody took, and what is there twice.
-    fn close(self, report: &mut Report) {
+    pub(super) fn close(self, report: &mut Report) {
         for (index, (key, _)) in self.pairs.iter().enumerate() {
             let Some(known) = self.known.iter().find(|known| is_text(key, known)) else {
                 let name = match &key.value {
@@ -408,7 +413,7 @@ fn is_text(node: &Node, text: &str) -> bool {
     matches!(&node.value, Value::Text(found) if found == text)
 }
 
-fn found(value: &Value) -> String {
+pub(super) fn found(value: &Value) -> String {
     match value {
         Value::Bool(value) => value.to_string(),
         Value::Float(value) => value.to_string(),

@@ -10,6 +10,7 @@
 //! them. `docs/configuration.md` and `examples/quorumd.yaml` explain each key to people; a test
 //! holds both against the code.
 
+mod access;
 mod check;
 mod file;
 #[cfg(test)]

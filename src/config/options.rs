@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::api;
 use crate::base::{Span, limits};
+use crate::host::AccessRuleOptions;
 use crate::raft;
 use crate::replica;
 use crate::telemetry::LogOptions;
@@ -51,6 +52,8 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// What is logged, and how.
     pub log: LogOptions,
+    /// Who may do what through the local API; nothing when the file has no rules.
+    pub access: Option<Vec<AccessRuleOptions>>,
     /// How long an orderly stop may take before it becomes an abrupt one.
     pub shutdown_grace: Span,
 }

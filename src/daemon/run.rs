@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api;
 use crate::config::{Config, MemberRole, Seed};
-use crate::host::Host;
+use crate::host::{AccessRules, Host, sees_all_users};
 use crate::node::{self, Node, NodeStatus, Starting, Topic};
 use crate::pki::{Credentials, LiveTls};
 use crate::raft::Role;
@@ -210,8 +210,15 @@ async fn operate(
     // A stop that was never asked for is one too: the sender is gone with this function.
     let stopped = async move { stopping.await.unwrap_or_default() };
     let listeners = api::Listeners { unix: local, tcp: http };
-    let mut server =
-        tokio::spawn(api::serve(Host::new(node.clone()), listeners, config.api_options(), stopped));
+    let host = Host::new(node.clone());
+    host.set_access(AccessRules::new(&config.access_options()));
+    if !sees_all_users() {
+        tracing::warn!(
+            "this daemon runs in a user namespace of its own (PrivateUsers=?): users that it does \
+             not map all look the same, and no access rule is ever about them"
+        );
+    }
+    let mut server = tokio::spawn(api::serve(host, listeners, config.api_options(), stopped));
     let signal = tokio::select! {
         signal = signals.next() => signal,
         ended = node.ended() => return Err(Failure::from(ended.as_ref())),

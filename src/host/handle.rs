@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::node::Node;
+
+use super::refusal_log::RefusalLog;
+use super::{AccessOptions, AccessRules, Denied};
 
 /// What one daemon does for its host. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -13,16 +18,43 @@ pub struct Host {
 #[derive(Debug)]
 struct Shared {
     node: Node,
+    /// Who waits here looks again at what it was once allowed. Sent by whoever reads the
+    /// configuration, received by every stream; only the newest value counts.
+    access: watch::Sender<Arc<AccessRules>>,
+    refusals: RefusalLog,
 }
 
 impl Host {
-    /// The host of a running node.
+    /// The host of a running node. Until it is told otherwise, its socket is for root and the
+    /// daemon's own user.
     pub fn new(node: Node) -> Self {
-        Self { shared: Arc::new(Shared { node }) }
+        let rules = AccessRules::new(&AccessOptions::default());
+        let access = watch::Sender::new(Arc::new(rules));
+        Self { shared: Arc::new(Shared { node, access, refusals: RefusalLog::default() }) }
     }
 
     /// The node.
     pub fn node(&self) -> &Node {
         &self.shared.node
+    }
+
+    /// The access rules in force.
+    pub fn access(&self) -> Arc<AccessRules> {
+        self.shared.access.borrow().clone()
+    }
+
+    /// Puts other rules in force, for requests from now on and for streams that are under way.
+    pub fn set_access(&self, rules: AccessRules) {
+        self.shared.access.send_replace(Arc::new(rules));
+    }
+
+    /// Tells when other rules come into force.
+    pub fn access_changes(&self) -> watch::Receiver<Arc<AccessRules>> {
+        self.shared.access.subscribe()
+    }
+
+    /// Logs that a caller was refused, for each user once in a second.
+    pub fn log_refusal(&self, denied: &Denied, pid: Option<u32>) {
+        self.shared.refusals.note(denied, pid, std::time::Instant::now());
     }
 }

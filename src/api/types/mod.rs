@@ -6,6 +6,7 @@
 //! daemon and the other way round. Bytes that are valid UTF-8 stand in `key` / `value` / `name`,
 //! others in `key_base64` / `value_base64` / `name_base64`.
 
+mod access;
 mod kv;
 mod members;
 mod node;
@@ -17,6 +18,9 @@ mod watch;
 #[cfg(test)]
 mod types_test;
 
+pub use access::{
+    AccessAnswer, AccessCheckAnswer, AccessCheckRequest, AccessRight, AccessRuleView, AccessSubject,
+};
 pub use kv::{
     CompactAnswer, CompactRequest, Compare, CompareOp, DeleteAnswer, Field, ListAnswer, Operand,
     PutAnswer, Record, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult,

@@ -96,4 +96,7 @@ pub struct Problem {
     /// `lock_held`: who holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holders: Option<Vec<Place>>,
+    /// `forbidden`: the access rule that is about the caller and does not allow this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
 }

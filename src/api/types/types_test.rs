@@ -176,6 +176,7 @@ fn streams_of_watches() {
         mod_revision: None,
         revision: None,
         holders: None,
+        rule: None,
     };
     both_ways(
         &WatchMessage::Error(problem),
