@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::access::AccessCommand;
 use super::elect::Elect;
 use super::exit::{DONE, FAILED, Failure, USAGE};
 use super::guard::{Executed, Guarded};
@@ -53,6 +54,9 @@ pub(super) struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// The access rules of this host, and whom they allow what
+    #[command(subcommand)]
+    Access(AccessCommand),
     /// Forget the history before a revision
     Compact(Compact),
     /// Print a completion script for a shell
@@ -172,6 +176,7 @@ impl CommandLine {
         let session = Session { client: Client::new(self.socket), output: self.output, own };
         let session = &session;
         match self.command {
+            Command::Access(access) => access.run(session).await.map_err(Failure::of_a_read),
             Command::Compact(compact) => compact.run(session).await,
             Command::Completions { shell } => completions(shell),
             Command::Delete(delete) => delete.run(session).await,

@@ -25,6 +25,7 @@
 //! process of another user that CMD became cannot be signalled. The fencing token in
 //! `QUORUMD_TOKEN` is for these.
 
+mod access;
 mod command;
 mod elect;
 mod exit;

@@ -14,6 +14,7 @@
 //! method may be dropped at any await: a write may then have been applied, a read has no effect,
 //! and a [`Hold`] or [`Acquiring`] that is dropped gives up its place.
 
+mod access;
 mod acquire;
 mod call;
 mod clock;
@@ -31,14 +32,16 @@ mod client_test;
 mod scripted_daemon;
 
 pub use crate::api::types::{
-    AcquireRequest, Applied, Becomes, Bind, CampaignRequest, ChangeDone, ChangePhase, Code,
-    CompactAnswer, Compare, CompareOp, DeleteAnswer, DurationText, ElectionMessage, ElectionView,
-    ElectionsAnswer, Field, GrantLeaseRequest, HeldAnswer, HexId, Incarnation, KeepaliveAnswer,
-    LeaderAnswer, LeaderRequest, LeaseAnswer, LeaseMessage, LeaseState, LeaseView, LeasesAnswer,
-    ListAnswer, LockView, LocksAnswer, MemberAt, MemberRole, MemberView, MembersAnswer,
-    MembersMessage, MembersRequest, NewcomerView, NodeRole, NodeState, Operand, Place, Problem,
-    PutAnswer, RebuildAnswer, Record, ReleaseAnswer, RevokeAnswer, StatusAnswer, Target, TxnAnswer,
-    TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind, WatchMessage,
+    AccessAnswer, AccessCheckAnswer, AccessCheckRequest, AccessRight, AccessRuleView,
+    AccessSubject, AcquireRequest, Applied, Becomes, Bind, CampaignRequest, ChangeDone,
+    ChangePhase, Code, CompactAnswer, Compare, CompareOp, DeleteAnswer, DurationText,
+    ElectionMessage, ElectionView, ElectionsAnswer, Field, GrantLeaseRequest, HeldAnswer, HexId,
+    Incarnation, KeepaliveAnswer, LeaderAnswer, LeaderRequest, LeaseAnswer, LeaseMessage,
+    LeaseState, LeaseView, LeasesAnswer, ListAnswer, LockView, LocksAnswer, MemberAt, MemberRole,
+    MemberView, MembersAnswer, MembersMessage, MembersRequest, NewcomerView, NodeRole, NodeState,
+    Operand, Place, Problem, PutAnswer, RebuildAnswer, Record, ReleaseAnswer, RevokeAnswer,
+    StatusAnswer, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent,
+    WatchEventKind, WatchMessage,
 };
 pub use acquire::{AcquireOptions, Acquiring, CampaignOptions, Turn};
 pub use call::{Client, Consistency, IdempotencyKey, ReadOptions, WriteOptions};

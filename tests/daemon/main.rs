@@ -13,6 +13,7 @@ mod network;
 mod started;
 mod workload;
 
+mod access;
 mod api_scripts;
 mod bad_input;
 mod cli;
