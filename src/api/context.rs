@@ -16,13 +16,13 @@ use crate::base::{NodeId, Span, limits};
 use crate::host::{Caller, Host, Subject};
 use crate::node::{Node, NodeStatus};
 use crate::replica::View;
-use crate::state::{Outcome, QueueEntry, QueueKind};
+use crate::state::{Mode, Outcome, QueueEntry, QueueKind};
 
 use super::answer::Stamp;
 use super::bound::Bound;
 use super::params::{Freshness, Params};
 use super::problem::Fault;
-use crate::api::types::{HexId, Place};
+use crate::api::types::{HexId, Mode as ModeView, Place};
 
 /// Limits of the local API. Each answers with 413 or 429 when it is met.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,9 +209,15 @@ pub(super) fn place(
         pid: lease.and_then(|lease| lease.pid),
         uid: lease.map(|lease| lease.uid),
         info: match kind {
-            QueueKind::Election => lease.map(|lease| lease.info.clone()).unwrap_or_default(),
+            QueueKind::Barrier | QueueKind::Election => {
+                lease.map(|lease| lease.info.clone()).unwrap_or_default()
+            }
             QueueKind::Lock => text(&entry.value),
         },
+        mode: (kind == QueueKind::Lock).then_some(match entry.mode {
+            Mode::Exclusive => ModeView::Exclusive,
+            Mode::Shared => ModeView::Shared,
+        }),
         value: (kind == QueueKind::Election).then(|| entry.value.clone()),
     }
 }

@@ -14,7 +14,7 @@ use crate::base::{Revision, Token, limits};
 use crate::node::{NodeStatus, Watcher};
 use crate::replica::View;
 use crate::state::{
-    EventKind, Operation, Outcome, QueueEntry, QueueKind, QueueName, Record, queue_prefix,
+    EventKind, Mode, Operation, Outcome, QueueEntry, QueueKind, QueueName, Record, queue_prefix,
 };
 use crate::watch::{Delivery, Filter, WatchEnd, WatchRequest};
 
@@ -45,6 +45,7 @@ pub(super) async fn post(
     let want = Want {
         queue,
         slots: 1,
+        mode: Mode::Exclusive,
         value: request.value,
         lease: request.lease,
         ttl: request.ttl,
@@ -253,7 +254,8 @@ impl Leaders {
         self.told = Some(now);
         let entry = record.and_then(|record| {
             let token = Token(record.create_revision.get());
-            Some(QueueEntry { token, lease: record.lease?, value: record.value.clone() })
+            let (lease, mode) = (record.lease?, Mode::Exclusive);
+            Some(QueueEntry { token, lease, mode, value: record.value.clone() })
         });
         let status = self.context.node.status();
         let view = self.context.node.view();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use crate::api::types::{AcquireRequest, LockView, LocksAnswer, ReleaseAnswer};
+use crate::api::types::{AcquireRequest, LockView, LocksAnswer, Mode as ModeView, ReleaseAnswer};
 use crate::base::Token;
 use crate::node::NodeStatus;
 use crate::replica::View;
-use crate::state::{Operation, Outcome, QueueKind, QueueName, QueueView};
+use crate::state::{Mode, Operation, Outcome, QueueKind, QueueName, QueueView};
 
 use super::answer::{Stamp, json};
 use super::body;
@@ -36,9 +36,16 @@ pub(super) async fn post(
     let request: AcquireRequest = body::json(ask.body, context.options.request_bytes_max).await?;
     let info = request.info.clone().unwrap_or_default();
     check_info(&info)?;
+    let (slots, mode) = (slots(request.slots)?, mode(request.mode));
+    if mode == Mode::Shared && slots != 1 {
+        return Err(Fault::invalid(
+            "\"slots\" above 1 and \"mode\": \"shared\" exclude each other",
+        ));
+    }
     let want = Want {
         queue,
-        slots: slots(request.slots)?,
+        slots,
+        mode,
         value: Bytes::from(info),
         lease: request.lease,
         ttl: request.ttl,
@@ -48,6 +55,13 @@ pub(super) async fn post(
         wait: request.wait,
     };
     acquire(context, manner, want, permit).await
+}
+
+fn mode(wanted: Option<ModeView>) -> Mode {
+    match wanted.unwrap_or_default() {
+        ModeView::Exclusive => Mode::Exclusive,
+        ModeView::Shared => Mode::Shared,
+    }
 }
 
 /// `GET /v1/locks/{name}`
@@ -116,7 +130,7 @@ pub(super) async fn names(
     Ok((names, more))
 }
 
-/// `DELETE /v1/locks/{name}?token=N`, and the same for elections.
+/// `DELETE /v1/locks/{name}?token=N`, and the same for elections and barriers.
 pub(super) async fn release(
     context: &Context,
     ask: Ask,

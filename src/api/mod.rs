@@ -14,6 +14,7 @@
 
 mod access;
 mod answer;
+mod barrier;
 mod body;
 mod bound;
 mod connection;

@@ -63,7 +63,8 @@ pub(super) fn read_queue(queue: &QueueName) -> Wanted {
 /// Looking at all locks or all elections.
 pub(super) fn read_queues(kind: QueueKind) -> Wanted {
     let all = match kind {
-        QueueKind::Election => b"_elections/".as_slice(),
+        QueueKind::Barrier => b"_barriers/".as_slice(),
+        QueueKind::Election => b"_elections/",
         QueueKind::Lock => b"_locks/",
     };
     Wanted::Read(KeyRange::Prefix(Bytes::from_static(all)))
@@ -73,7 +74,7 @@ pub(super) fn read_queues(kind: QueueKind) -> Wanted {
 pub(super) fn use_queue(queue: &QueueName) -> Wanted {
     match queue.kind {
         QueueKind::Election => Wanted::Campaign(queue.name.clone()),
-        QueueKind::Lock => Wanted::Lock(queue.name.clone()),
+        QueueKind::Barrier | QueueKind::Lock => Wanted::Lock(queue.name.clone()),
     }
 }
 

@@ -18,12 +18,13 @@ use crate::host::{Caller, Subject};
 use crate::node::Topic;
 use crate::replica::{Promise, PromiseState};
 use crate::state::{
-    Acquire, Bind, Holder, IdempotencyKey, Operation, Outcome, Patience, QueueKind, QueueName,
+    Acquire, Bind, Holder, IdempotencyKey, Mode, Operation, Outcome, Patience, QueueKind,
+    QueueName, Refusal,
 };
 
 use super::answer::{Stamp, json, stamp};
 use super::bound::Owned;
-use super::context::{Ask, Context, place};
+use super::context::{Ask, Context, StreamSlot, place};
 use super::kv::{another_request, duration};
 use super::lease::{self, ENDED, Step, valid_for, when};
 use super::params;
@@ -39,8 +40,10 @@ const WAITING_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct Want {
     /// Which queue.
     pub(super) queue: QueueName,
-    /// How many may hold at once.
+    /// How many may hold at once; how many a barrier waits for.
     pub(super) slots: u32,
+    /// Beside whom.
+    pub(super) mode: Mode,
     /// The value of the place.
     pub(super) value: Bytes,
     /// The lease that the caller named.
@@ -85,13 +88,49 @@ impl Manner {
     }
 }
 
-/// Takes a place.
+/// Takes a place in a lock or an election, and answers when it holds.
 pub(super) async fn acquire(
     context: &Arc<Context>,
     manner: Manner,
     want: Want,
     permit: Permit,
 ) -> Result<Response<Body>, Fault> {
+    let framing = manner.framing;
+    let entered = enter(context, manner, want, permit).await?;
+    let Entered { waiting, owned, single, slot, revision } = entered;
+    if single {
+        return waiting.single(owned).await;
+    }
+    let body = Body::stream(|emit| async move {
+        let _slot = slot;
+        waiting.stream(&emit, framing, owned).await;
+    });
+    let mut response = framing.response(StatusCode::OK, body);
+    stamp(response.headers_mut(), context.stamp(revision));
+    Ok(response)
+}
+
+/// A place that was taken, and how it is told of.
+pub(super) struct Entered {
+    /// The place.
+    pub(super) waiting: Waiting,
+    /// What leaves it.
+    pub(super) owned: Owned,
+    /// Whether there is one answer, and no stream.
+    pub(super) single: bool,
+    /// The room for a stream.
+    pub(super) slot: StreamSlot,
+    /// The store's revision after it was taken.
+    pub(super) revision: Revision,
+}
+
+/// Takes a place.
+pub(super) async fn enter(
+    context: &Arc<Context>,
+    manner: Manner,
+    want: Want,
+    permit: Permit,
+) -> Result<Entered, Fault> {
     let claimant = Claimant {
         subject: &manner.subject,
         idempotency: manner.idempotency.as_ref(),
@@ -110,11 +149,17 @@ pub(super) async fn acquire(
         queue: want.queue.clone(),
         holder,
         slots: want.slots,
+        mode: want.mode,
         value: want.value,
         patience,
     });
     let taken = context.bound.submit(operation, manner.idempotency, manner.timeout).await?;
     let (outcome, owned) = taken;
+    if let (QueueKind::Barrier, Outcome::Refused(Refusal::LockHeld { holders })) =
+        (want.queue.kind, &outcome)
+    {
+        return Err(Fault::barrier_incomplete(holders.len() as u64, want.slots));
+    }
     let (lease, token, revision) = match context.unrefused(outcome)? {
         Outcome::Acquired { lease, token, revision, .. } => (lease, token, revision),
         other => return Err(another_request(&other)),
@@ -129,17 +174,7 @@ pub(super) async fn acquire(
         deadline: deadline.and_then(|wait| Instant::now().checked_add(wait)),
         timeout: manner.timeout,
     };
-    if single {
-        return waiting.single(owned).await;
-    }
-    let framing = manner.framing;
-    let body = Body::stream(|emit| async move {
-        let _slot = slot;
-        waiting.stream(&emit, framing, owned).await;
-    });
-    let mut response = framing.response(StatusCode::OK, body);
-    stamp(response.headers_mut(), context.stamp(revision));
-    Ok(response)
+    Ok(Entered { waiting, owned, single, slot, revision })
 }
 
 fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
@@ -149,7 +184,7 @@ fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
                 "\"ttl\", \"bind\" and \"pid\" belong to the lease: leave them out, or \"lease\"";
             return Err(Fault::invalid(detail));
         }
-        if want.queue.kind == QueueKind::Election && want.info.is_some() {
+        if want.queue.kind != QueueKind::Lock && want.info.is_some() {
             return Err(Fault::invalid(
                 "\"info\" belongs to the lease: leave it out, or \"lease\"",
             ));
@@ -167,14 +202,14 @@ fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
 }
 
 /// A place that was taken.
-struct Waiting {
-    context: Arc<Context>,
-    permit: Permit,
-    queue: QueueName,
-    lease: LeaseId,
-    token: Token,
-    deadline: Option<Instant>,
-    timeout: Span,
+pub(super) struct Waiting {
+    pub(super) context: Arc<Context>,
+    pub(super) permit: Permit,
+    pub(super) queue: QueueName,
+    pub(super) lease: LeaseId,
+    pub(super) token: Token,
+    pub(super) deadline: Option<Instant>,
+    pub(super) timeout: Span,
 }
 
 impl Waiting {
@@ -301,12 +336,14 @@ impl Waiting {
         }
     }
 
-    fn look(&self) -> Seen {
+    /// The place as this node knows it.
+    pub(super) fn look(&self) -> Seen {
         let promise = self.context.node.promise(self.lease);
         let view = self.context.node.view();
         let found = view.machine.place(&self.queue, self.token);
         Seen {
             ahead: found.map(|place| place.ahead),
+            released: found.and_then(|place| place.released),
             lease_exists: view.machine.lease(self.lease).is_some(),
             promise,
             revision: view.machine.revision(),
@@ -342,12 +379,15 @@ impl Waiting {
             (_, QueueKind::Election) => {
                 PlaceMessage::Leader { token, lease, valid_for_ms, revision }
             }
-            (_, QueueKind::Lock) => PlaceMessage::Held { token, lease, valid_for_ms, revision },
+            (_, QueueKind::Barrier | QueueKind::Lock) => {
+                PlaceMessage::Held { token, lease, valid_for_ms, revision }
+            }
         }
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Becomes ready at a moment, if there is one.
+pub(super) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
@@ -356,12 +396,14 @@ async fn until(deadline: Option<Instant>) {
 
 /// What there is to see of a place.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// How many stand before it; nothing when it is gone.
-    ahead: Option<u64>,
-    lease_exists: bool,
-    promise: Option<Promise>,
-    revision: Revision,
+pub(super) struct Seen {
+    /// How many stand before it, or must still come to its barrier; nothing when it is gone.
+    pub(super) ahead: Option<u64>,
+    /// When its barrier let it go.
+    pub(super) released: Option<Revision>,
+    pub(super) lease_exists: bool,
+    pub(super) promise: Option<Promise>,
+    pub(super) revision: Revision,
 }
 
 /// What the caller knows.
@@ -480,7 +522,7 @@ mod tests {
     fn seen(ahead: Option<u64>, state: PromiseState, valid_ms: u64) -> Seen {
         let valid_for = Span::from_millis(valid_ms);
         let promise = Some(Promise { state, valid_for });
-        Seen { ahead, lease_exists: true, promise, revision: Revision(3) }
+        Seen { ahead, released: None, lease_exists: true, promise, revision: Revision(3) }
     }
 
     fn ms(millis: u64) -> Duration {

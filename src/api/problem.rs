@@ -64,7 +64,7 @@ impl Fault {
     pub(super) fn reserved() -> Self {
         Self::forbidden(
             "keys that begin with \"_\" are reserved: they are readable, and change only through \
-             /v1/locks and /v1/elections",
+             /v1/locks, /v1/elections and /v1/barriers",
         )
     }
 
@@ -121,6 +121,14 @@ impl Fault {
         let mut fault = Self::new(Code::LockHeld, detail);
         fault.0.problem.holders = Some(holders);
         fault
+    }
+
+    /// 409: not enough have come to a barrier in time.
+    pub(super) fn barrier_incomplete(present: u64, count: u32) -> Self {
+        let detail = format!(
+            "this barrier is not complete: besides the caller {present}/{count} wait at it"
+        );
+        Self::new(Code::BarrierIncomplete, detail)
     }
 
     /// 410.
@@ -262,6 +270,7 @@ impl Fault {
 /// Status, title and name of each code.
 fn row(code: Code) -> (u16, &'static str, &'static str) {
     match code {
+        Code::BarrierIncomplete => (409, "Others have not come", "barrier_incomplete"),
         Code::Compacted => (410, "The revision is gone", "compacted"),
         Code::Conflict => (409, "The request contradicts what is there", "conflict"),
         Code::Forbidden => (403, "Not allowed", "forbidden"),
@@ -333,8 +342,13 @@ impl From<(Refusal, Vec<Place>)> for Fault {
             Refusal::LockHeld { .. } => Self::lock_held(holders),
             Refusal::NotHeld => Self::token_not_held(),
             Refusal::PreconditionFailed { mod_revision } => Self::precondition_failed(mod_revision),
+            Refusal::OtherMode { token } => Self::conflict(format!(
+                "this lease stands in this lock in the other mode, with token {token}: release \
+                 that first"
+            )),
             Refusal::SlotsDiffer { slots } => Self::conflict(format!(
-                "all callers of one lock name the same number of slots; the others name {slots}"
+                "all callers of one lock name the same number of slots, and of one barrier the \
+                 same count; the others name {slots}"
             )),
             Refusal::Stale => Self::new(
                 Code::Unavailable,

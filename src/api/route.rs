@@ -16,7 +16,7 @@ use super::context::{Ask, Context};
 use super::params::path_bytes;
 use super::problem::Fault;
 use super::stream::Body;
-use super::{access, election, health, kv, lease, lock, members, status, txn, watch};
+use super::{access, barrier, election, health, kv, lease, lock, members, status, txn, watch};
 
 /// What kind of request it is: who may make it, and what its failures say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,10 @@ pub(super) enum Access {
 enum Endpoint {
     AccessCheck,
     AccessList,
+    BarrierEnter,
+    BarrierGet,
+    BarrierLeave,
+    Barriers,
     Campaign,
     Compact,
     ElectionGet,
@@ -184,6 +188,24 @@ const PATHS: &[Path] = &[
             (Method::DELETE, Write, Endpoint::Resign),
         ],
         allow: "GET, HEAD, POST, PUT, DELETE",
+    },
+    Path {
+        pattern: "/v1/barriers",
+        methods: &[
+            (Method::GET, Read, Endpoint::Barriers),
+            (Method::HEAD, Read, Endpoint::Barriers),
+        ],
+        allow: "GET, HEAD",
+    },
+    Path {
+        pattern: "/v1/barriers/{*rest}",
+        methods: &[
+            (Method::GET, Read, Endpoint::BarrierGet),
+            (Method::HEAD, Read, Endpoint::BarrierGet),
+            (Method::POST, Write, Endpoint::BarrierEnter),
+            (Method::DELETE, Write, Endpoint::BarrierLeave),
+        ],
+        allow: "GET, HEAD, POST, DELETE",
     },
     Path {
         pattern: "/v1/status",
@@ -333,6 +355,10 @@ async fn dispatch(
     match endpoint {
         Endpoint::AccessCheck => access::check(context, ask).await,
         Endpoint::AccessList => access::list(context, &ask),
+        Endpoint::BarrierEnter => barrier::post(context, ask, name()?).await,
+        Endpoint::BarrierGet => barrier::get(context, ask, name()?).await,
+        Endpoint::BarrierLeave => barrier::leave(context, ask, name()?).await,
+        Endpoint::Barriers => barrier::list(context, ask).await,
         Endpoint::Campaign => election::post(context, ask, name()?).await,
         Endpoint::Compact => txn::compact(context, ask).await,
         Endpoint::ElectionGet => election::get(context, ask, name()?).await,

@@ -37,6 +37,8 @@ pub const PROCESS_IDENTITY_BYTES_MAX: usize = 128;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// Most slots of a semaphore.
 pub const SLOTS_MAX: u32 = 10_000;
+/// Most that a barrier waits for: letting them go writes all their places in one revision.
+pub const BARRIER_COUNT_MAX: u32 = 1_000;
 /// Keys in one page of a list unless the caller names fewer.
 pub const LIST_KEYS_DEFAULT: usize = 1_000;
 /// Most keys in one page of a list.

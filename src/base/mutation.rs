@@ -102,6 +102,8 @@ pub enum Mutation {
     SaveAheadOfLog,
     /// A save leaves out one of the rows that changed (RELIABILITY F10, C13).
     SaveLosesRow,
+    /// A shared place holds beside other shared ones though an exclusive one waits before it (L8).
+    SharedOvertakes,
     /// A lock lets one more hold than it has slots (L5).
     SlotsOffByOne,
     /// A snapshot carries the newest configuration of its sender, committed or not (RELIABILITY C8,
@@ -173,6 +175,7 @@ impl Mutation {
         Mutation::RevisionWaitIgnored,
         Mutation::SaveAheadOfLog,
         Mutation::SaveLosesRow,
+        Mutation::SharedOvertakes,
         Mutation::SlotsOffByOne,
         Mutation::SnapshotTakesNewestConfig,
         Mutation::SyncSkipped,

@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::access::AccessCommand;
+use super::barrier::Barrier;
 use super::elect::Elect;
 use super::exit::{DONE, FAILED, Failure, USAGE};
 use super::guard::{Executed, Guarded};
@@ -26,8 +27,8 @@ use super::watch::Watch;
 use crate::client::{Client, DurationText, IdempotencyKey, WriteOptions};
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done; 1 error; 2 wrong usage; 3 not found; 4 condition not met or lock not free \
-in time; 5 daemon unreachable, no leader or not ready (nothing was changed); 6 outcome of a \
+Exit status: 0 done; 1 error; 2 wrong usage; 3 not found; 4 condition not met, lock not free or \
+barrier not complete in time; 5 daemon unreachable, no leader or not ready (nothing was changed); 6 outcome of a \
 write unknown; 7 lock or leadership lost while it was held. With -- CMD otherwise the status \
 of CMD, 128 and the signal's number when a signal ended it, 126 when it cannot be run, 127 when \
 it is not found.";
@@ -57,6 +58,8 @@ pub(super) enum Command {
     /// The access rules of this host, and whom they allow what
     #[command(subcommand)]
     Access(AccessCommand),
+    /// Wait until as many have come as it counts, then run a command
+    Barrier(Barrier),
     /// Forget the history before a revision
     Compact(Compact),
     /// Print a completion script for a shell
@@ -177,6 +180,7 @@ impl CommandLine {
         let session = &session;
         match self.command {
             Command::Access(access) => access.run(session).await.map_err(Failure::of_a_read),
+            Command::Barrier(barrier) => barrier.run(session).await,
             Command::Compact(compact) => compact.run(session).await,
             Command::Completions { shell } => completions(shell),
             Command::Delete(delete) => delete.run(session).await,

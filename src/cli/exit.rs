@@ -6,7 +6,7 @@
 //! | 1 | another error |
 //! | 2 | the command line is wrong |
 //! | 3 | no such key, lease, lock |
-//! | 4 | the condition did not hold, or the lock was not free in time |
+//! | 4 | the condition did not hold, the lock was not free or the barrier not complete in time |
 //! | 5 | the daemon cannot be reached, has no leader or is not ready: nothing was changed |
 //! | 6 | the write may or may not have been applied |
 //! | 7 | the lock or the leadership was lost while it was held |
@@ -61,7 +61,8 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match (error.code(), error.applied()) {
             (Some(Code::KeyNotFound | Code::LeaseNotFound | Code::LockNotHeld), _) => NOT_FOUND,
-            (Some(Code::Conflict | Code::LockHeld | Code::PreconditionFailed), _) => NOT_SO,
+            (Some(Code::Conflict | Code::LockHeld | Code::PreconditionFailed), _)
+            | (Some(Code::BarrierIncomplete), _) => NOT_SO,
             (_, Applied::Maybe) => UNKNOWN,
             _ if matches!(error, Error::Invalid { .. }) => USAGE,
             _ if error.is_transient() => UNAVAILABLE,

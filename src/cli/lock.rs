@@ -10,7 +10,7 @@ use super::exit::{DONE, Failure};
 use super::hold::{Prize, wait_and_hold};
 use super::output::{bytes_of, place_line, shown};
 use super::running::Running;
-use crate::client::{AcquireOptions, LockView, WriteOptions};
+use crate::client::{AcquireOptions, LockView, Mode, WriteOptions};
 
 #[derive(Args, Debug)]
 pub(super) struct Lock {
@@ -23,6 +23,9 @@ pub(super) struct Lock {
     /// How many may hold at once [default: 1]
     #[arg(long, value_name = "N")]
     slots: Option<u32>,
+    /// Hold beside all others who share it, but beside nobody who does not
+    #[arg(long, conflicts_with = "slots")]
+    shared: bool,
     /// How long it stays taken when this host vanishes [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     ttl: Option<Duration>,
@@ -30,11 +33,11 @@ pub(super) struct Lock {
     #[arg(long)]
     info: Option<String>,
     /// Take nothing: print who holds and who waits, of this lock or of all
-    #[arg(long, conflicts_with_all = ["wait", "slots", "ttl", "info", "command", "release"])]
+    #[arg(long, conflicts_with_all = ["wait", "slots", "shared", "ttl", "info", "command", "release"])]
     list: bool,
     /// Take nothing: release what is held with this token, also somebody else's
     #[arg(long, value_name = "TOKEN", requires = "name")]
-    #[arg(conflicts_with_all = ["wait", "slots", "ttl", "info", "command"])]
+    #[arg(conflicts_with_all = ["wait", "slots", "shared", "ttl", "info", "command"])]
     release: Option<u64>,
     #[command(flatten)]
     running: Running,
@@ -54,8 +57,13 @@ impl Lock {
             session.output.print(&answer, format!("revision {}", answer.revision))?;
             return Ok(DONE);
         }
-        let options =
-            AcquireOptions { ttl: self.ttl, wait: self.wait, slots: self.slots, info: self.info };
+        let options = AcquireOptions {
+            ttl: self.ttl,
+            wait: self.wait,
+            slots: self.slots,
+            mode: if self.shared { Mode::Shared } else { Mode::Exclusive },
+            info: self.info,
+        };
         wait_and_hold(session, Prize::Lock(options), &name, &self.running).await
     }
 }

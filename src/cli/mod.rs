@@ -26,6 +26,7 @@
 //! `QUORUMD_TOKEN` is for these.
 
 mod access;
+mod barrier;
 mod command;
 mod elect;
 mod exit;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::client::{Place, Record};
+use crate::client::{Mode, Place, Record};
 
 /// The form of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -100,6 +100,9 @@ pub(super) fn place_line(place: &Place) -> String {
         let _ = write!(line, " uid {uid}");
     }
     let _ = write!(line, " lease {}", place.lease);
+    if place.mode == Some(Mode::Shared) {
+        line.push_str(" shared");
+    }
     if let Some(value) = &place.value {
         let _ = write!(line, " value {}", shown(value));
     }

@@ -13,7 +13,8 @@ use super::error::Error;
 use super::hold::{Hold, Kind};
 use super::lease::Kept;
 use crate::api::types::{
-    AcquireRequest, CampaignRequest, Code, DurationText, HexId, LeaseView, Place, PlaceMessage,
+    AcquireRequest, CampaignRequest, Code, DurationText, HexId, LeaseView, Mode, Place,
+    PlaceMessage,
 };
 
 /// How long the first confirmation of a lease that was just given is waited for.
@@ -28,6 +29,8 @@ pub struct AcquireOptions {
     pub wait: Option<Duration>,
     /// How many may hold at once; 1 unless named.
     pub slots: Option<u32>,
+    /// Beside whom; not beside `slots` when shared.
+    pub mode: Mode,
     /// Free text for people.
     pub info: Option<String>,
 }
@@ -97,6 +100,7 @@ impl Client {
             ttl: options.ttl.map(DurationText),
             wait: options.wait.map(DurationText),
             slots: options.slots,
+            mode: (options.mode == Mode::Shared).then_some(Mode::Shared),
             info: options.info.clone(),
             ..AcquireRequest::default()
         };

@@ -16,6 +16,7 @@
 
 mod access;
 mod acquire;
+mod barrier;
 mod call;
 mod clock;
 mod connection;
@@ -33,17 +34,19 @@ mod scripted_daemon;
 
 pub use crate::api::types::{
     AccessAnswer, AccessCheckAnswer, AccessCheckRequest, AccessRight, AccessRuleView,
-    AccessSubject, AcquireRequest, Applied, Becomes, Bind, CampaignRequest, ChangeDone,
-    ChangePhase, Code, CompactAnswer, Compare, CompareOp, DeleteAnswer, DurationText,
-    ElectionMessage, ElectionView, ElectionsAnswer, Field, GrantLeaseRequest, HeldAnswer, HexId,
-    Incarnation, KeepaliveAnswer, LeaderAnswer, LeaderRequest, LeaseAnswer, LeaseMessage,
-    LeaseState, LeaseView, LeasesAnswer, ListAnswer, LockView, LocksAnswer, MemberAt, MemberRole,
-    MemberView, MembersAnswer, MembersMessage, MembersRequest, NewcomerView, NodeRole, NodeState,
-    Operand, Place, Problem, PutAnswer, RebuildAnswer, Record, ReleaseAnswer, RevokeAnswer,
-    StatusAnswer, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent,
-    WatchEventKind, WatchMessage,
+    AccessSubject, AcquireRequest, Applied, BarrierView, BarriersAnswer, Becomes, Bind,
+    CampaignRequest, ChangeDone, ChangePhase, Code, CompactAnswer, Compare, CompareOp,
+    DeleteAnswer, DurationText, ElectionMessage, ElectionView, ElectionsAnswer, Field,
+    GrantLeaseRequest, HeldAnswer, HexId, Incarnation, KeepaliveAnswer, LeaderAnswer,
+    LeaderRequest, LeaseAnswer, LeaseMessage, LeaseState, LeaseView, LeasesAnswer, LeftAnswer,
+    ListAnswer, LockView, LocksAnswer, MemberAt, MemberRole, MemberView, MembersAnswer,
+    MembersMessage, MembersRequest, Mode, NewcomerView, NodeRole, NodeState, Operand, Place,
+    Problem, PutAnswer, RebuildAnswer, Record, ReleaseAnswer, RevokeAnswer, StatusAnswer, Target,
+    TxnAnswer, TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind,
+    WatchMessage,
 };
 pub use acquire::{AcquireOptions, Acquiring, CampaignOptions, Turn};
+pub use barrier::{Attendance, Attending, BarrierOptions};
 pub use call::{Client, Consistency, IdempotencyKey, ReadOptions, WriteOptions};
 pub use clock::BootInstant;
 pub use error::Error;

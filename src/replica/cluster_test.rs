@@ -15,7 +15,7 @@ use crate::replica::{
     Action, Event, Now, Options, Recovery, Replica, RequestError, SnapshotDesk, SnapshotJob, Ticket,
 };
 use crate::state::{
-    Acquire, Bind, Condition, Holder, IdempotencyKey, Lease, NewLease, Operation, Outcome,
+    Acquire, Bind, Condition, Holder, IdempotencyKey, Lease, Mode, NewLease, Operation, Outcome,
     Patience, QueueKind, QueueName,
 };
 use crate::storage::{Cut, Disk, Identity, RecoveredLog, StateStore};
@@ -443,6 +443,7 @@ pub(super) fn lock(name: &str, ttl: Span) -> Operation {
         queue: QueueName { kind: QueueKind::Lock, name },
         holder: Holder::New(lease(ttl, Bind::Connection)),
         slots: 1,
+        mode: Mode::Exclusive,
         value: Bytes::new(),
         patience: Patience::Wait,
     })

@@ -15,8 +15,8 @@ use crate::replica::cluster_test::{lease, put};
 use crate::replica::script_hosts_test::{Hosts, Shown, text};
 use crate::replica::{Event, Options, Ticket, View};
 use crate::state::{
-    Acquire, Bind, Condition, Holder, IdempotencyKey, Operation, Patience, QueueEntry, QueueKind,
-    QueueName, Selection,
+    Acquire, Bind, Condition, Holder, IdempotencyKey, Mode, Operation, Patience, QueueEntry,
+    QueueKind, QueueName, Selection,
 };
 use crate::watch::{Cursor, Filter, WatchRequest};
 
@@ -396,6 +396,7 @@ impl Script {
                     queue: lock(name),
                     holder,
                     slots: slots.unwrap_or(1),
+                    mode: Mode::Exclusive,
                     value: Bytes::new(),
                     patience,
                 });

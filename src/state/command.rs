@@ -215,19 +215,31 @@ pub struct NewLease {
     pub info: String,
 }
 
-/// A lock or an election.
+/// A lock, an election or a barrier. In the order of their codes on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QueueKind {
     /// Keys under `_elections/`.
     Election,
     /// Keys under `_locks/`.
     Lock,
+    /// Keys under `_barriers/`.
+    Barrier,
+}
+
+/// Beside whom a place may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// As many as there are slots.
+    #[default]
+    Exclusive,
+    /// All other shared places; of locks with one slot only.
+    Shared,
 }
 
 /// Which queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueName {
-    /// Lock or election.
+    /// Lock, election or barrier.
     pub kind: QueueKind,
     /// The name as the caller gave it, not percent-encoded.
     pub name: Bytes,
@@ -249,11 +261,13 @@ pub struct Acquire {
     pub queue: QueueName,
     /// Under which lease.
     pub holder: Holder,
-    /// How many may hold at once; 1 for elections.
+    /// How many may hold at once, 1 for elections; how many a barrier waits for.
     pub slots: u32,
-    /// The lock's free text or the candidate's value: the value of the key.
+    /// Beside whom.
+    pub mode: Mode,
+    /// The lock's free text or the candidate's value: the value of the key. Not used by barriers.
     pub value: Bytes,
-    /// When no slot is free: wait in the queue, or be refused without a trace.
+    /// When no slot is free, or others must come: wait, or be refused without a trace.
     pub patience: Patience,
 }
 

@@ -171,6 +171,7 @@ pub(super) fn queue_hash(queue: &QueueName, slots: u32) -> u64 {
     let kind = match queue.kind {
         QueueKind::Election => 1,
         QueueKind::Lock => 2,
+        QueueKind::Barrier => 3,
     };
     Hash::new(3).word(kind).bytes(&queue.name).word(u64::from(slots)).end()
 }

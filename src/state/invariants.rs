@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::base::{LeaseId, Revision, limits};
-use crate::state::{Bind, QueueEntry, QueueKind, QueueName, StateMachine};
+use crate::state::{
+    Bind, Mode, QueueEntry, QueueKind, QueueName, QueueView, StateMachine, parse_queue_key,
+};
 
 use super::queue::place_of;
 
@@ -110,26 +112,24 @@ fn check_queues(state: &StateMachine) {
     let mut places: BTreeMap<QueueName, Vec<QueueEntry>> = BTreeMap::new();
     for (key, history) in state.keys.all() {
         let Some(record) = history.newest().record(key) else { continue };
-        if let Some((name, lease)) = place_of(&record) {
+        if place_of(&record).is_some() {
+            let (name, lease, mode) = parse_queue_key(key).expect("a place is called so");
             let token = crate::base::Token(record.create_revision.get());
-            let entry = QueueEntry { token, lease, value: record.value };
+            let entry = QueueEntry { token, lease, mode, value: record.value };
             places.entry(name).or_default().push(entry);
         }
     }
-    for kind in [QueueKind::Election, QueueKind::Lock] {
+    for kind in [QueueKind::Barrier, QueueKind::Election, QueueKind::Lock] {
         for name in state.queues(kind) {
             let view = state.queue(&name).expect("a listed queue exists");
             let mut expected = places.remove(&name).unwrap_or_default();
-            expected.sort_by_key(|entry| (entry.token, entry.lease));
+            expected.sort_by_key(|entry| (entry.token, entry.lease, entry.mode));
             assert!(!expected.is_empty(), "{name:?} exists and nobody stands in it");
             assert!(view.slots > 0, "{name:?} has no slots");
-            assert_eq!(
-                view.holders.len(),
-                expected.len().min(view.slots as usize),
-                "{name:?}: the number of holders"
-            );
-            let standing: Vec<QueueEntry> =
+            assert_eq!(view.holders, holders(&view, &expected), "{name:?}: holders");
+            let mut standing: Vec<QueueEntry> =
                 view.holders.iter().chain(&view.waiters).cloned().collect();
+            standing.sort_by_key(|entry| (entry.token, entry.lease, entry.mode));
             assert_eq!(standing, expected, "{name:?}: places and keys");
             for entry in standing {
                 assert!(state.lease(entry.lease).is_some(), "{name:?}: {entry:?} has no lease");
@@ -137,6 +137,19 @@ fn check_queues(state: &StateMachine) {
         }
     }
     assert!(places.is_empty(), "keys are places in no queue: {places:?}");
+}
+
+/// Who of these places, in their order, must hold; for a barrier, who was let go.
+fn holders(view: &QueueView, places: &[QueueEntry]) -> Vec<QueueEntry> {
+    let shared = places.first().is_some_and(|place| place.mode == Mode::Shared);
+    let holds = |(rank, place): &(usize, &QueueEntry)| match view.queue.kind {
+        QueueKind::Barrier => place.value == "ready",
+        _ if view.slots == 1 && shared => {
+            places[..=*rank].iter().all(|place| place.mode == Mode::Shared)
+        }
+        _ => *rank < view.slots as usize,
+    };
+    places.iter().enumerate().filter(holds).map(|(_, place)| place.clone()).collect()
 }
 
 fn check_requests(state: &StateMachine) {

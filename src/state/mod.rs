@@ -25,9 +25,10 @@
 //!
 //! # Queues
 //!
-//! A place in a lock, semaphore or election is a key that is attached to the lease of whoever
-//! stands there. Its create revision is its rank and the fencing token. There is no grant to be
-//! written: the first places hold.
+//! A place in a lock, semaphore, election or barrier is a key that is attached to the lease of
+//! whoever stands there. Its create revision is its rank and the fencing token. There is no grant to
+//! be written: the first places hold. Only a barrier that is complete writes to its places, all in
+//! one revision.
 //!
 //! # Requests
 //!
@@ -40,6 +41,7 @@
 //! from rows is the same in every respect as the one they were taken from, and says so by its
 //! digest.
 
+mod barrier;
 mod changes;
 mod command;
 mod compact;
@@ -52,6 +54,7 @@ mod machine;
 #[cfg(test)]
 mod model_test;
 mod outcome;
+mod place_key;
 mod query;
 mod queue;
 mod records;
@@ -66,13 +69,14 @@ mod txn;
 pub use changes::{Applied, Event, EventKind, LeaseChange, RevisionEvents};
 pub use command::{
     Acquire, Bind, Command, Compare, CompareField, CompareOp, Condition, Holder, IdempotencyKey,
-    NewLease, Operation, Patience, QueueKind, QueueName, Selection, Txn, TxnOperation,
+    Mode, NewLease, Operation, Patience, QueueKind, QueueName, Selection, Txn, TxnOperation,
 };
 pub use invariants::check;
 pub use machine::StateMachine;
 pub use outcome::{Outcome, Refusal, TxnResult};
+pub use place_key::{parse_queue_key, queue_key, queue_prefix};
 pub use query::{Page, QueryError, RangeContent, RangeQuery};
-pub use queue::{Place, parse_queue_key, queue_key, queue_prefix};
+pub use queue::Place;
 pub use records::{Lease, QueueEntry, QueueView, Record};
 pub use restore::RestoreError;
 pub use rows::{Meta, Row, RowChange, RowKey};

@@ -15,10 +15,10 @@ use crate::base::{
 };
 use crate::state::{
     Acquire, Applied, Bind, Command, Compare, CompareField, CompareOp, Condition, Event, EventKind,
-    Holder, IdempotencyKey, Lease, LeaseChange, NewLease, Operation, Outcome, Patience, QueryError,
-    QueueEntry, QueueKind, QueueName, RangeContent, RangeQuery, Record, Refusal, RevisionEvents,
-    Row, RowKey, Selection, StateMachine, Txn, TxnOperation, TxnResult, check, parse_queue_key,
-    queue_key,
+    Holder, IdempotencyKey, Lease, LeaseChange, Mode, NewLease, Operation, Outcome, Patience,
+    QueryError, QueueEntry, QueueKind, QueueName, RangeContent, RangeQuery, Record, Refusal,
+    RevisionEvents, Row, RowKey, Selection, StateMachine, Txn, TxnOperation, TxnResult, check,
+    parse_queue_key, queue_key,
 };
 
 use super::invariants::check_same;
@@ -111,7 +111,7 @@ impl Model {
             self.maps.push(self.map.clone());
         }
         let standing: BTreeSet<QueueName> =
-            self.map.values().filter_map(place).map(|(name, _)| name).collect();
+            self.map.values().filter_map(place).map(|(name, ..)| name).collect();
         self.slots.retain(|name, _| standing.contains(name));
         for name in standing {
             self.slots.entry(name).or_insert(1);
@@ -160,7 +160,7 @@ impl Model {
                 let name = QueueName { kind: QueueKind::Election, name: name.clone() };
                 let entry = self.find_place(&name, *token)?;
                 let (create_revision, version) =
-                    self.put(&queue_key(&name, entry.lease), value, Some(entry.lease))?;
+                    self.put(&key_of(&name, &entry), value, Some(entry.lease))?;
                 Outcome::Put { revision: self.after(), create_revision, version }
             }
             Operation::Put { key, value, lease, condition } => {
@@ -173,7 +173,7 @@ impl Model {
                 if self.leases[&entry.lease].owned_by_place {
                     self.end(entry.lease);
                 } else {
-                    self.map.remove(&queue_key(queue, entry.lease));
+                    self.map.remove(&key_of(queue, &entry));
                 }
                 Outcome::Released { revision: self.after() }
             }
@@ -312,13 +312,60 @@ impl Model {
             .map
             .values()
             .filter_map(|record| {
-                let (other, lease) = place(record)?;
+                let (other, lease, mode) = place(record)?;
                 let token = Token(record.create_revision.get());
-                (other == *name).then(|| QueueEntry { token, lease, value: record.value.clone() })
+                let value = record.value.clone();
+                (other == *name).then_some(QueueEntry { token, lease, mode, value })
             })
             .collect();
-        places.sort_by_key(|entry| (entry.token, entry.lease));
+        places.sort_by_key(|entry| (entry.token, entry.lease, entry.mode));
         places
+    }
+
+    /// How many must go, or come, before this place holds.
+    fn ahead_at(kind: QueueKind, slots: u32, places: &[QueueEntry], rank: usize) -> u64 {
+        match kind {
+            // Everybody counts, those who came later too.
+            QueueKind::Barrier => {
+                let (mut all, one) = (places.to_vec(), places[rank].clone());
+                all.remove(rank);
+                all.push(one);
+                Self::ahead(kind, slots, &all)
+            }
+            _ => Self::ahead(kind, slots, &places[..=rank]),
+        }
+    }
+
+    /// The same of the last of these places.
+    fn ahead(kind: QueueKind, slots: u32, places: &[QueueEntry]) -> u64 {
+        let (last, before) = places.split_last().unwrap();
+        let waiting = places.iter().filter(|place| place.value != "ready").count() as u64;
+        match (kind, last.mode) {
+            (QueueKind::Barrier, _) if last.value == "ready" => 0,
+            (QueueKind::Barrier, _) => u64::from(slots).saturating_sub(waiting),
+            (_, Mode::Shared) if slots == 1 => {
+                let unshared = before.iter().enumerate();
+                let unshared = unshared.filter(|(_, place)| place.mode == Mode::Exclusive);
+                unshared.map(|(rank, _)| rank as u64 + 1).max().unwrap_or(0)
+            }
+            _ => (places.len() as u64).saturating_sub(u64::from(slots)),
+        }
+    }
+
+    /// Those of these places that hold, or were let go; the rest waits.
+    fn split(
+        kind: QueueKind,
+        slots: u32,
+        places: &[QueueEntry],
+    ) -> (Vec<QueueEntry>, Vec<QueueEntry>) {
+        let holds = |rank: usize| match kind {
+            QueueKind::Barrier => places[rank].value == "ready",
+            _ => Self::ahead(kind, slots, &places[..=rank]) == 0,
+        };
+        let (held, waiting): (Vec<usize>, Vec<usize>) =
+            (0..places.len()).partition(|it| holds(*it));
+        let pick = |ranks: Vec<usize>| ranks.into_iter().map(|rank| places[rank].clone()).collect();
+        (pick(held), pick(waiting))
     }
 
     fn find_place(&self, name: &QueueName, token: Token) -> Result<QueueEntry, Refusal> {
@@ -329,18 +376,28 @@ impl Model {
     fn acquire(&mut self, request: RequestId, acquire: &Acquire) -> Result<Outcome, Refusal> {
         let places = self.places(&acquire.queue);
         let slots = self.slots.get(&acquire.queue).copied();
-        let ahead = |rank: usize, slots: u32| (rank as u64 + 1).saturating_sub(u64::from(slots));
+        let kind = acquire.queue.kind;
         if let Holder::Existing(lease) = acquire.holder {
             if !self.leases.contains_key(&lease) {
                 return Err(Refusal::LeaseNotFound { lease });
             }
-            if let Some(rank) = places.iter().position(|entry| entry.lease == lease) {
-                let revision = self.revision();
-                let (token, ahead) = (places[rank].token, ahead(rank, slots.unwrap()));
-                return Ok(Outcome::Acquired { lease, token, ahead, revision });
-            }
-            if let Some(record) = self.map.get(&queue_key(&acquire.queue, lease)) {
-                return Err(Refusal::PreconditionFailed { mod_revision: record.mod_revision });
+            for mode in [Mode::Exclusive, Mode::Shared] {
+                let key = queue_key(&acquire.queue, lease, mode);
+                let Some(record) = self.map.get(&key) else { continue };
+                let token = Token(record.create_revision.get());
+                if record.lease == Some(lease) && mode == acquire.mode {
+                    // A place is found by its token.
+                    let rank = places.iter().position(|it| it.token == token).unwrap();
+                    let ahead = Self::ahead_at(kind, slots.unwrap(), &places, rank);
+                    let revision = self.revision();
+                    return Ok(Outcome::Acquired { lease, token, ahead, revision });
+                }
+                if record.lease == Some(lease) && kind == QueueKind::Lock {
+                    return Err(Refusal::OtherMode { token });
+                }
+                if mode == acquire.mode {
+                    return Err(Refusal::PreconditionFailed { mod_revision: record.mod_revision });
+                }
             }
         }
         if let Holder::New(NewLease { bind: Bind::Node, .. }) = acquire.holder {
@@ -349,9 +406,17 @@ impl Model {
         if let Some(slots) = slots.filter(|slots| *slots != acquire.slots) {
             return Err(Refusal::SlotsDiffer { slots });
         }
-        let ahead = ahead(places.len(), acquire.slots);
+        let next = QueueEntry {
+            token: Token(0),
+            lease: LeaseId(0),
+            mode: acquire.mode,
+            value: Bytes::from_static(b"waiting"),
+        };
+        let with_next: Vec<QueueEntry> = places.iter().cloned().chain([next]).collect();
+        let ahead = Self::ahead(kind, acquire.slots, &with_next);
         if acquire.patience == Patience::Try && ahead > 0 {
-            let holders = places.into_iter().take(acquire.slots as usize).collect();
+            let (held, waiting) = Self::split(kind, acquire.slots, &places);
+            let holders = if kind == QueueKind::Barrier { waiting } else { held };
             return Err(Refusal::LockHeld { holders });
         }
         let lease = match &acquire.holder {
@@ -359,8 +424,16 @@ impl Model {
             Holder::New(new) => self.make(request, new, true)?,
         };
         self.slots.insert(acquire.queue.clone(), acquire.slots);
-        let key = queue_key(&acquire.queue, lease);
-        let (token, _) = self.put(&key, &acquire.value, Some(lease))?;
+        let mut value = acquire.value.clone();
+        if kind == QueueKind::Barrier {
+            value = if ahead == 0 { "ready".into() } else { "waiting".into() };
+            let waiting = places.iter().filter(|it| it.value != "ready" && ahead == 0);
+            for entry in waiting.cloned().collect::<Vec<_>>() {
+                self.put(&key_of(&acquire.queue, &entry), &value, Some(entry.lease))?;
+            }
+        }
+        let key = queue_key(&acquire.queue, lease, acquire.mode);
+        let (token, _) = self.put(&key, &value, Some(lease))?;
         let token = Token(token.get());
         Ok(Outcome::Acquired { lease, token, ahead, revision: self.after() })
     }
@@ -459,9 +532,13 @@ fn host_lease() -> NewLease {
     NewLease { ttl, bind: Bind::Node, pid: None, uid: 0, info }
 }
 
-fn place(record: &Record) -> Option<(QueueName, LeaseId)> {
-    let (name, lease) = parse_queue_key(&record.key)?;
-    (record.lease == Some(lease)).then_some((name, lease))
+fn place(record: &Record) -> Option<(QueueName, LeaseId, Mode)> {
+    let (name, lease, mode) = parse_queue_key(&record.key)?;
+    (record.lease == Some(lease)).then_some((name, lease, mode))
+}
+
+fn key_of(name: &QueueName, entry: &QueueEntry) -> Bytes {
+    queue_key(name, entry.lease, entry.mode)
 }
 
 fn covers(selection: &Selection, key: &Bytes) -> bool {
@@ -526,16 +603,7 @@ impl Generator {
                 Operation::Delete { selection, condition }
             }
             37..=51 => Operation::Txn(self.txn(model)),
-            52..=69 => Operation::Acquire(Acquire {
-                queue: self.queue(),
-                holder: match self.lease(model) {
-                    Some(lease) => Holder::Existing(lease),
-                    None => Holder::New(self.new_lease()),
-                },
-                slots: if self.rng.chance(1, 8) { 1 } else { 2 },
-                value: self.value(),
-                patience: if self.rng.chance(1, 3) { Patience::Try } else { Patience::Wait },
-            }),
+            52..=69 => Operation::Acquire(self.acquire(model)),
             70..=77 => {
                 let (queue, token) = self.token(model);
                 Operation::Release { queue, token }
@@ -563,12 +631,31 @@ impl Generator {
         }
     }
 
+    fn acquire(&mut self, model: &Model) -> Acquire {
+        let queue = self.queue();
+        // One lock is shared, the other one is a semaphore.
+        let sharing = queue.kind == QueueKind::Lock && queue.name == "q";
+        let shared = sharing && self.rng.chance(1, 2);
+        Acquire {
+            holder: match self.lease(model) {
+                Some(lease) => Holder::Existing(lease),
+                None => Holder::New(self.new_lease()),
+            },
+            slots: if self.rng.chance(1, 8) != sharing { 1 } else { 2 },
+            mode: if shared { Mode::Shared } else { Mode::Exclusive },
+            value: self.value(),
+            patience: if self.rng.chance(1, 3) { Patience::Try } else { Patience::Wait },
+            queue,
+        }
+    }
+
     fn key(&mut self, model: &Model) -> Bytes {
         let plain: [&[u8]; 8] = [b"a", b"a/b", b"a/c", b"a/\xff", b"b", b"ba", b"", b"_x"];
         if self.rng.chance(1, 10) {
             // What the edge refuses must not confuse the machine.
             let lease = self.lease(model).unwrap_or(LeaseId(7));
-            return queue_key(&self.queue(), lease);
+            let mode = if self.rng.chance(1, 4) { Mode::Shared } else { Mode::Exclusive };
+            return queue_key(&self.queue(), lease, mode);
         }
         plain[self.rng.below(plain.len() as u64) as usize].into()
     }
@@ -579,7 +666,8 @@ impl Generator {
     }
 
     fn queue(&mut self) -> QueueName {
-        let kind = if self.rng.chance(1, 2) { QueueKind::Lock } else { QueueKind::Election };
+        let kinds = [QueueKind::Barrier, QueueKind::Election, QueueKind::Lock, QueueKind::Lock];
+        let kind = kinds[self.rng.below(4) as usize];
         let name = if self.rng.chance(1, 2) { "q" } else { "q/ü" };
         QueueName { kind, name: name.into() }
     }
@@ -726,6 +814,18 @@ impl Run {
         assert_eq!(applied.events.as_deref(), events.as_ref(), "the events of {command:?}");
         self.check_notes(&applied, events.as_ref(), command);
         *self.counts.entry(name_of(&expected)).or_default() += 1;
+        if let (Operation::Acquire(acquire), Outcome::Acquired { ahead: 0, .. }) =
+            (&command.operation, &expected)
+        {
+            let view = self.machine.queue(&acquire.queue);
+            let several = view.is_some_and(|view| view.holders.len() > 1 && view.slots <= 2);
+            let name = match (acquire.queue.kind, acquire.mode) {
+                (QueueKind::Barrier, _) if several && events.is_some() => "all let go",
+                (_, Mode::Shared) if several => "shared by several",
+                _ => return,
+            };
+            *self.counts.entry(name).or_default() += 1;
+        }
     }
 
     /// Which leases and queues the entry is said to have changed.
@@ -741,7 +841,8 @@ impl Run {
         let records = events.iter().flat_map(|events| &events.events);
         let records = records
             .flat_map(|event| [Some(&event.record), event.previous.as_ref()].into_iter().flatten());
-        let queues: BTreeSet<QueueName> = records.filter_map(place).map(|(name, _)| name).collect();
+        let queues: BTreeSet<QueueName> =
+            records.filter_map(place).map(|(name, ..)| name).collect();
         assert_eq!(applied.queues, queues.into_iter().collect::<Vec<_>>(), "queues: {command:?}");
         let compacted = match applied.outcome {
             Outcome::Compacted { compact_revision, .. } => Some(compact_revision),
@@ -792,7 +893,7 @@ impl Run {
         };
         let expected: Vec<Lease> = model.leases.values().map(with_keys).collect();
         assert_eq!(machine.leases().cloned().collect::<Vec<_>>(), expected, "the leases");
-        for kind in [QueueKind::Election, QueueKind::Lock] {
+        for kind in [QueueKind::Barrier, QueueKind::Election, QueueKind::Lock] {
             let expected = model.slots.keys().filter(|name| name.kind == kind).cloned();
             let names: Vec<QueueName> = machine.queues(kind).collect();
             assert_eq!(names, expected.collect::<Vec<_>>(), "the queues");
@@ -801,15 +902,18 @@ impl Run {
             let places = model.places(name);
             let view = machine.queue(name).expect("the model has this queue");
             assert_eq!(view.slots, *slots, "{name:?}");
-            let standing: Vec<QueueEntry> =
-                view.holders.iter().chain(&view.waiters).cloned().collect();
-            assert_eq!(standing, places, "{name:?}");
+            let (holders, waiters) = Model::split(name.kind, *slots, &places);
+            assert_eq!((&view.holders, &view.waiters), (&holders, &waiters), "{name:?}");
             for (rank, entry) in places.iter().enumerate() {
                 let place = machine.place(name, entry.token).expect("the model has this place");
                 let first = places.iter().position(|other| other.token == entry.token);
                 if first == Some(rank) {
-                    let ahead = (rank as u64 + 1).saturating_sub(u64::from(*slots));
+                    let ahead = Model::ahead_at(name.kind, *slots, &places, rank);
                     assert_eq!((place.ahead, place.lease), (ahead, entry.lease), "{name:?}");
+                    let record = &model.map[&key_of(name, entry)];
+                    let ready = name.kind == QueueKind::Barrier && entry.value == "ready";
+                    let released = ready.then_some(record.mod_revision);
+                    assert_eq!(place.released, released, "{name:?}");
                 }
             }
         }
@@ -901,6 +1005,7 @@ fn name_of(outcome: &Outcome) -> &'static str {
             Refusal::LeaseNotFound { .. } => "refused: lease not found",
             Refusal::LockHeld { .. } => "refused: lock held",
             Refusal::NotHeld => "refused: not held",
+            Refusal::OtherMode { .. } => "refused: other mode",
             Refusal::PreconditionFailed { .. } => "refused: precondition failed",
             Refusal::SlotsDiffer { .. } => "refused: slots differ",
             Refusal::Stale => "refused: stale",
@@ -940,6 +1045,6 @@ fn random_logs_agree_with_the_model() {
         }
     }
     eprintln!("{counts:?}");
-    assert_eq!(counts.len(), 20, "every outcome came up: {counts:?}");
+    assert_eq!(counts.len(), 23, "every outcome came up: {counts:?}");
     assert!(counts.values().all(|count| *count >= 20), "none is a rarity: {counts:?}");
 }

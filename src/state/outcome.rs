@@ -13,7 +13,8 @@ pub enum Outcome {
         lease: LeaseId,
         /// The fencing token: strictly greater than that of every earlier place of this name.
         token: Token,
-        /// How many must leave before this one holds; zero: it holds.
+        /// How many must leave before this one holds, or come before its barrier lets it go; zero:
+        /// it holds, or was let go.
         ahead: u64,
         /// The store's revision after this entry.
         revision: Revision,
@@ -118,13 +119,18 @@ pub enum Refusal {
         /// The one that was named.
         lease: LeaseId,
     },
-    /// A try-lock found no free slot.
+    /// A try-lock found no free slot, or a barrier that others must come to first.
     LockHeld {
-        /// Who holds.
+        /// Who holds, or waits at the barrier.
         holders: Vec<QueueEntry>,
     },
     /// The token holds and waits for nothing under this name.
     NotHeld,
+    /// The lease stands in this lock already, in the other mode.
+    OtherMode {
+        /// Its place there.
+        token: Token,
+    },
     /// `If-Match` or `If-None-Match` did not hold.
     PreconditionFailed {
         /// The key's last change; zero when it does not exist.

@@ -2,52 +2,62 @@
 //!
 //! A place is a key `_locks/<name>/<lease>` or `_elections/<name>/<lease>` that is attached to that
 //! very lease. Its create revision is the fencing token and its rank; the first `slots` places
-//! hold. Handing over needs no write of the next holder: it follows from the release. Because the
-//! place ends with its lease, one whose lease has ended is never granted anything (RELIABILITY L7,
-//! H4). When a holder may believe that it holds is decided in `replica/promises.rs`.
+//! hold, or, of a lock with one slot, all shared places up to the first exclusive one. Handing over
+//! needs no write of the next holder: it follows from the release. Because the place ends with its
+//! lease, one whose lease has ended is never granted anything (RELIABILITY L7, H4). How the places
+//! of a barrier are released is decided in `barrier.rs`, how places are called in `place_key.rs`,
+//! and when a holder may believe that it holds in `replica/promises.rs`.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
 use crate::base::mutation::{self, Mutation};
-use crate::base::{LeaseId, RequestId, Token};
+use crate::base::{LeaseId, RequestId, Revision, Token};
 use crate::state::{
-    Acquire, EventKind, Holder, Outcome, Patience, QueueEntry, QueueKind, QueueName, QueueView,
-    Record, Refusal, RowKey, StateMachine,
+    Acquire, EventKind, Holder, Mode, Outcome, Patience, QueueEntry, QueueKind, QueueName,
+    QueueView, Record, Refusal, RowKey, StateMachine, parse_queue_key, queue_key,
 };
 
+use super::barrier::released_by;
 use super::digest::queue_hash;
 use super::lease::may_be_made;
 use super::machine::Effects;
 
-/// One lock or election that somebody holds.
+/// One lock, election or barrier in which somebody has a place.
 ///
 /// - There is at least one place, except while the first is being taken.
 /// - Places are in order of token.
+/// - `sharing` is how many places at the head are shared; `released` how many are released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Queue {
-    /// How many may hold; at least 1.
+    kind: QueueKind,
+    /// How many may hold, or how many a barrier waits for; at least 1.
     pub(super) slots: u32,
     places: VecDeque<Standing>,
+    sharing: usize,
+    released: usize,
 }
 
 /// A place as the queue keeps it; the value stays in the key.
 ///
-/// Ordered by token. The lease only orders places of the same token: no `Acquire` makes such, a
+/// Ordered by token. Lease and key only order places of the same token: no `Acquire` makes such, a
 /// transaction on the reserved keys, which the edge refuses, would.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Standing {
     token: Token,
-    lease: LeaseId,
-    key: Bytes,
+    pub(super) lease: LeaseId,
+    pub(super) key: Bytes,
+    mode: Mode,
+    /// Of a barrier: the revision in which its generation was complete.
+    pub(super) released: Option<Revision>,
 }
 
 impl Queue {
     /// A queue that nobody stands in yet.
-    pub(super) fn new(slots: u32) -> Self {
+    pub(super) fn new(kind: QueueKind, slots: u32) -> Self {
         assert!(slots > 0, "a queue has at least one slot");
-        Self { slots, places: VecDeque::new() }
+        Self { kind, slots, places: VecDeque::new(), sharing: 0, released: 0 }
     }
 
     /// How many stand in it.
@@ -56,23 +66,26 @@ impl Queue {
     }
 
     /// Adds a place in order of its token.
-    pub(super) fn enter(&mut self, token: Token, lease: LeaseId, key: Bytes) {
-        let standing = Standing { token, lease, key };
+    pub(super) fn enter(&mut self, standing: Standing) {
+        self.released += usize::from(standing.released.is_some());
         match self.places.binary_search(&standing) {
-            Ok(_) => panic!("lease {lease} enters twice with token {token}"),
+            Ok(_) => panic!("{standing:?} enters twice"),
             // Nearly always the end; a restore brings places in order of their leases.
             Err(rank) => self.places.insert(rank, standing),
         }
+        self.count_sharing();
     }
 
-    fn leave(&mut self, token: Token, lease: LeaseId) {
-        let rank = self.rank(token).expect("who leaves a queue stands in it");
-        let same = self.places.range(rank..).position(|place| place.lease == lease);
-        let place = self.places.remove(rank + same.expect("who leaves a queue stands in it"));
-        assert!(
-            place.is_some_and(|place| place.token == token),
-            "lease {lease} left with another token than {token}"
-        );
+    fn leave(&mut self, standing: &Standing) {
+        let rank = self.places.binary_search(standing).expect("who leaves a queue stands in it");
+        self.places.remove(rank);
+        self.released -= usize::from(standing.released.is_some());
+        self.count_sharing();
+    }
+
+    fn count_sharing(&mut self) {
+        let shared = self.places.iter().take_while(|place| place.mode == Mode::Shared);
+        self.sharing = shared.count();
     }
 
     /// How many stand before this place.
@@ -81,19 +94,80 @@ impl Queue {
         self.places.get(rank).filter(|place| place.token == token).map(|_| rank)
     }
 
+    /// How many must leave before the place of this rank holds; how many must still come before a
+    /// barrier lets it go.
     fn ahead(&self, rank: usize) -> u64 {
+        let place = &self.places[rank];
+        match self.kind {
+            QueueKind::Barrier if place.released.is_some() => 0,
+            QueueKind::Barrier => self.missing(0),
+            QueueKind::Election | QueueKind::Lock => self.ahead_of(rank, place.mode),
+        }
+    }
+
+    /// The same for one more place at the end.
+    fn ahead_of_next(&self, mode: Mode) -> u64 {
+        match self.kind {
+            QueueKind::Barrier => self.missing(1),
+            QueueKind::Election | QueueKind::Lock => self.ahead_of(self.len(), mode),
+        }
+    }
+
+    fn ahead_of(&self, rank: usize, mode: Mode) -> u64 {
+        if mode == Mode::Shared && self.slots == 1 {
+            let overtakes = self.sharing > 0 && mutation::active(Mutation::SharedOvertakes);
+            if rank <= self.sharing || overtakes {
+                return 0;
+            }
+            // Everybody up to the last exclusive place before it, so that writers do not starve.
+            let mut before = self.places.range(..rank);
+            let last = before.rposition(|place| place.mode == Mode::Exclusive);
+            return last.map_or(0, |last| last as u64 + 1);
+        }
         let more = u64::from(mutation::active(Mutation::SlotsOffByOne));
         (rank as u64 + 1).saturating_sub(u64::from(self.slots) + more)
+    }
+
+    /// How many a barrier lacks once this many more have come.
+    pub(super) fn missing(&self, more: usize) -> u64 {
+        u64::from(self.slots).saturating_sub((self.len() - self.released + more) as u64)
+    }
+
+    /// The places whose barrier has not let them go.
+    pub(super) fn unreleased(&self) -> impl Iterator<Item = &Standing> {
+        self.places.iter().filter(|place| place.released.is_none())
+    }
+
+    fn holders(&self) -> Vec<&Standing> {
+        let count = if self.slots == 1 { self.sharing.max(1) } else { self.slots as usize };
+        match self.kind {
+            QueueKind::Barrier => {
+                self.places.iter().filter(|place| place.released.is_some()).collect()
+            }
+            QueueKind::Election | QueueKind::Lock => self.places.iter().take(count).collect(),
+        }
+    }
+
+    fn waiters(&self) -> Vec<&Standing> {
+        match self.kind {
+            QueueKind::Barrier => self.unreleased().collect(),
+            QueueKind::Election | QueueKind::Lock => {
+                self.places.iter().skip(self.holders().len()).collect()
+            }
+        }
     }
 }
 
 /// Where someone stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// How many must leave before this one holds; zero: it holds.
+    /// How many must leave before this one holds, or come before its barrier lets it go; zero: it
+    /// holds, or was let go.
     pub ahead: u64,
     /// Under which lease it stands.
     pub lease: LeaseId,
+    /// Of a barrier that let it go: the revision in which it did.
+    pub released: Option<Revision>,
 }
 
 impl StateMachine {
@@ -104,20 +178,22 @@ impl StateMachine {
         acquire: &Acquire,
         effects: &mut Effects,
     ) -> Outcome {
+        assert!(
+            acquire.mode == Mode::Exclusive || acquire.queue.kind == QueueKind::Lock,
+            "a shared place in {:?}",
+            acquire.queue
+        );
         match &acquire.holder {
             Holder::Existing(lease) => {
                 if let Err(refusal) = self.lease_exists(Some(*lease)) {
                     return refusal.into();
                 }
-                let key = queue_key(&acquire.queue, *lease);
-                if let Some((mod_revision, content)) = self.keys.content(&key) {
-                    if content.lease != Some(*lease) {
-                        // Someone wrote past the edge. Taking the key over would give a token that
-                        // is older than that of the holders.
-                        return Refusal::PreconditionFailed { mod_revision }.into();
+                match self.taken(acquire, *lease) {
+                    Err(refusal) => return refusal.into(),
+                    Ok(Some(token)) => {
+                        return self.acquired(&acquire.queue, *lease, token, effects);
                     }
-                    let token = Token(content.create_revision.get());
-                    return self.acquired(&acquire.queue, *lease, token, effects);
+                    Ok(None) => {}
                 }
             }
             Holder::New(new) => {
@@ -128,7 +204,7 @@ impl StateMachine {
         }
         // The edge refuses zero slots; here they must only not break the queue.
         let slots = acquire.slots.max(1);
-        if let Err(refusal) = self.may_enter(&acquire.queue, slots, acquire.patience) {
+        if let Err(refusal) = self.may_enter(acquire, slots) {
             return refusal.into();
         }
         let lease = match &acquire.holder {
@@ -136,22 +212,58 @@ impl StateMachine {
             Holder::New(new) => self.make_lease(request, new, true, effects),
         };
         self.open_queue(&acquire.queue, slots);
-        let key = queue_key(&acquire.queue, lease);
-        let (created, _) = self.set_key(&key, acquire.value.clone(), Some(lease), effects);
+        let value = match acquire.queue.kind {
+            QueueKind::Barrier => self.meet(&acquire.queue, effects),
+            QueueKind::Election | QueueKind::Lock => acquire.value.clone(),
+        };
+        let key = queue_key(&acquire.queue, lease, acquire.mode);
+        let (created, _) = self.set_key(&key, value, Some(lease), effects);
         assert!(created == self.revision.next(), "a new place has the old token {created}");
         self.acquired(&acquire.queue, lease, Token(created.get()), effects)
     }
 
-    fn may_enter(&self, name: &QueueName, slots: u32, patience: Patience) -> Result<(), Refusal> {
-        let Some(queue) = self.queues.get(name) else { return Ok(()) };
+    /// The place that a lease has already, if it is what is asked for.
+    fn taken(&self, acquire: &Acquire, lease: LeaseId) -> Result<Option<Token>, Refusal> {
+        let modes = match acquire.queue.kind {
+            QueueKind::Barrier | QueueKind::Election => &[Mode::Exclusive][..],
+            QueueKind::Lock => &[Mode::Exclusive, Mode::Shared],
+        };
+        for &mode in modes {
+            let key = queue_key(&acquire.queue, lease, mode);
+            let Some((mod_revision, content)) = self.keys.content(&key) else { continue };
+            let token = Token(content.create_revision.get());
+            let is_place = content.lease == Some(lease);
+            match (is_place, mode == acquire.mode) {
+                (true, true) => return Ok(Some(token)),
+                (true, false) => return Err(Refusal::OtherMode { token }),
+                // Someone wrote past the edge. Taking the key over would give a token that is older
+                // than that of the holders.
+                (false, true) => return Err(Refusal::PreconditionFailed { mod_revision }),
+                (false, false) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn may_enter(&self, acquire: &Acquire, slots: u32) -> Result<(), Refusal> {
+        let Some(queue) = self.queues.get(&acquire.queue) else {
+            return match (acquire.patience, acquire.queue.kind) {
+                (Patience::Try, QueueKind::Barrier) if slots > 1 => {
+                    Err(Refusal::LockHeld { holders: Vec::new() })
+                }
+                _ => Ok(()),
+            };
+        };
         if queue.slots != slots {
             return Err(Refusal::SlotsDiffer { slots: queue.slots });
         }
-        match patience {
-            Patience::Try if queue.ahead(queue.len()) > 0 => {
-                let holders = queue.places.iter().take(queue.slots as usize);
-                let holders = holders.map(|place| self.entry(place)).collect();
-                Err(Refusal::LockHeld { holders })
+        match acquire.patience {
+            Patience::Try if queue.ahead_of_next(acquire.mode) > 0 => {
+                let holders = match queue.kind {
+                    QueueKind::Barrier => queue.waiters(),
+                    QueueKind::Election | QueueKind::Lock => queue.holders(),
+                };
+                Err(Refusal::LockHeld { holders: self.entries(&holders) })
             }
             Patience::Try | Patience::Wait => Ok(()),
         }
@@ -219,32 +331,26 @@ impl StateMachine {
             EventKind::Put => place_of(record),
             EventKind::Delete => None,
         };
-        let Some((name, lease)) = before.as_ref().or(after.as_ref()).cloned() else { return };
-        let token = |record: &Record| Token(record.create_revision.get());
-        match (previous.filter(|_| before.is_some()), after) {
-            (Some(previous), None) => {
-                let queue = self.queues.get_mut(&name).expect("who leaves a queue stands in it");
-                queue.leave(token(previous), lease);
-                if queue.len() == 0 {
-                    self.close_queue(&name);
-                }
-            }
-            (None, Some(_)) => {
-                // Whoever acquires opens the queue with its slots first. A place that came as a
-                // plain put, which the edge refuses, opens a lock.
-                self.open_queue(&name, 1);
-                let queue = self.queues.get_mut(&name).expect("the queue was opened above");
-                queue.enter(token(record), lease, record.key.clone());
-            }
-            // The value of the place changed.
-            (Some(_), Some(_)) | (None, None) => {}
+        let Some((name, _)) = before.as_ref().or(after.as_ref()).cloned() else { return };
+        // Whoever acquires opens the queue with its slots first. A place that came as a plain put,
+        // which the edge refuses, opens a queue of one slot.
+        self.open_queue(&name, 1);
+        let queue = self.queues.get_mut(&name).expect("the queue was opened above");
+        if let Some((_, standing)) = before {
+            queue.leave(&standing);
+        }
+        if let Some((_, standing)) = after {
+            queue.enter(standing);
+        }
+        if queue.len() == 0 {
+            self.close_queue(&name);
         }
         effects.queues.insert(name);
     }
 
     fn open_queue(&mut self, name: &QueueName, slots: u32) {
         if !self.queues.contains_key(name) {
-            self.queues.insert(name.clone(), Queue::new(slots));
+            self.queues.insert(name.clone(), Queue::new(name.kind, slots));
             self.digest.add(queue_hash(name, slots));
             self.dirty.mark(RowKey::Queue(name.clone()));
         }
@@ -266,100 +372,56 @@ impl StateMachine {
     pub fn place(&self, name: &QueueName, token: Token) -> Option<Place> {
         let queue = self.queues.get(name)?;
         let rank = queue.rank(token)?;
-        Some(Place { ahead: queue.ahead(rank), lease: queue.places[rank].lease })
+        let Standing { lease, released, .. } = queue.places[rank];
+        Some(Place { ahead: queue.ahead(rank), lease, released })
     }
 
-    /// How many places a lock or election has, holders and waiters together.
+    /// How many places a lock, election or barrier has, holders and waiters together.
     pub fn queue_length(&self, name: &QueueName) -> usize {
         self.queues.get(name).map_or(0, |queue| queue.places.len())
     }
 
-    /// A lock or election as it stands; nothing when nobody has a place in it.
+    /// A lock, election or barrier as it stands; nothing when nobody has a place in it.
     pub fn queue(&self, name: &QueueName) -> Option<QueueView> {
         let queue = self.queues.get(name)?;
-        let mut holders: Vec<QueueEntry> =
-            queue.places.iter().map(|place| self.entry(place)).collect();
-        let waiters = holders.split_off(holders.len().min(queue.slots as usize));
+        let holders = self.entries(&queue.holders());
+        let waiters = self.entries(&queue.waiters());
         Some(QueueView { queue: name.clone(), slots: queue.slots, holders, waiters })
     }
 
-    /// The names of all locks or all elections in which somebody has a place, in byte order.
+    /// The names of all queues of a kind in which somebody has a place, in byte order.
     pub fn queues(&self, kind: QueueKind) -> impl Iterator<Item = QueueName> {
         let first = QueueName { kind, name: Bytes::new() };
         let names = self.queues.range(first..).map(|(name, _)| name.clone());
         names.take_while(move |name| name.kind == kind)
     }
 
-    fn entry(&self, place: &Standing) -> QueueEntry {
-        let (_, content) = self.keys.content(&place.key).expect("a place is a key that exists");
-        QueueEntry { token: place.token, lease: place.lease, value: content.value.clone() }
+    fn entries(&self, places: &[&Standing]) -> Vec<QueueEntry> {
+        let entry = |place: &&Standing| {
+            let (_, content) = self.keys.content(&place.key).expect("a place is a key that exists");
+            QueueEntry {
+                token: place.token,
+                lease: place.lease,
+                mode: place.mode,
+                value: content.value.clone(),
+            }
+        };
+        places.iter().map(entry).collect()
     }
 }
 
 /// The place that a record is, if it is one.
-pub(super) fn place_of(record: &Record) -> Option<(QueueName, LeaseId)> {
+pub(super) fn place_of(record: &Record) -> Option<(QueueName, Standing)> {
     if !super::keys::is_reserved(&record.key) {
         return None;
     }
-    parse_queue_key(&record.key).filter(|(_, lease)| record.lease == Some(*lease))
-}
-
-/// The key of a lease's place in a queue: `_locks/<name>/<lease>` or `_elections/<name>/<lease>`,
-/// the lease in hexadecimal, and of the name everything but `A-Za-z0-9._~-` as `%XX`, so that the
-/// places of `a` and `a/b` never mix.
-pub fn queue_key(queue: &QueueName, lease: LeaseId) -> Bytes {
-    let mut key = queue_prefix(queue).to_vec();
-    key.extend_from_slice(lease.to_string().as_bytes());
-    key.into()
-}
-
-/// The prefix of the keys of all places in a queue.
-pub fn queue_prefix(queue: &QueueName) -> Bytes {
-    let mut key = kind_prefix(queue.kind).to_vec();
-    for &byte in &queue.name {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-') {
-            key.push(byte);
-        } else {
-            let digit = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
-            key.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 15)]);
-        }
-    }
-    key.push(b'/');
-    key.into()
-}
-
-/// The queue and the lease that a key names, if `queue_key` would write exactly this key for them.
-pub fn parse_queue_key(key: &[u8]) -> Option<(QueueName, LeaseId)> {
-    let kinds = [QueueKind::Election, QueueKind::Lock];
-    let kind = kinds.into_iter().find(|kind| key.starts_with(kind_prefix(*kind)))?;
-    let rest = &key[kind_prefix(kind).len()..];
-    let slash = rest.iter().position(|byte| *byte == b'/')?;
-    let lease = std::str::from_utf8(&rest[slash + 1..]).ok()?;
-    let lease = LeaseId(u64::from_str_radix(lease, 16).ok()?);
-    let queue = QueueName { kind, name: decode(&rest[..slash])?.into() };
-    // Other spellings of the same name and lease are no places: they would be a second key for one
-    // place.
-    (lease != LeaseId(0) && queue_key(&queue, lease) == key).then_some((queue, lease))
-}
-
-fn kind_prefix(kind: QueueKind) -> &'static [u8] {
-    match kind {
-        QueueKind::Election => b"_elections/",
-        QueueKind::Lock => b"_locks/",
-    }
-}
-
-fn decode(mut name: &[u8]) -> Option<Vec<u8>> {
-    let mut decoded = Vec::with_capacity(name.len());
-    while let Some((&byte, rest)) = name.split_first() {
-        name = rest;
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        let digits = std::str::from_utf8(name.get(..2)?).ok()?;
-        decoded.push(u8::from_str_radix(digits, 16).ok()?);
-        name = &name[2..];
-    }
-    Some(decoded)
+    let (name, lease, mode) = parse_queue_key(&record.key)?;
+    let standing = Standing {
+        token: Token(record.create_revision.get()),
+        lease,
+        key: record.key.clone(),
+        mode,
+        released: released_by(name.kind, record),
+    };
+    (record.lease == Some(lease)).then_some((name, standing))
 }

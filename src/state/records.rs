@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use crate::base::{Boot, LeaseId, NodeId, Revision, Span, Token};
-use crate::state::{Bind, QueueName};
+use crate::state::{Bind, Mode, QueueName};
 
 /// A key with its value at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,18 +60,20 @@ pub struct QueueEntry {
     pub token: Token,
     /// The lease that holds it.
     pub lease: LeaseId,
-    /// The lock's free text or the candidate's value.
+    /// Beside whom it may hold.
+    pub mode: Mode,
+    /// The lock's free text, the candidate's value, or how a place at a barrier stands.
     pub value: Bytes,
 }
 
-/// A lock or election as it stands.
+/// A lock, election or barrier as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueView {
     /// Which.
     pub queue: QueueName,
-    /// How many may hold at once.
+    /// How many may hold at once, not counting shared places; how many a barrier waits for.
     pub slots: u32,
-    /// Those that hold, oldest first; at most `slots`.
+    /// Those that hold, or were let go by the barrier, oldest first.
     pub holders: Vec<QueueEntry>,
     /// Those that wait, first come first.
     pub waiters: Vec<QueueEntry>,

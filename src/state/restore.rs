@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::base::mutation::{self, Mutation};
-use crate::base::{Epoch, LeaseId, NodeId, Revision, Token};
+use crate::base::{Epoch, LeaseId, NodeId, Revision};
 use crate::state::{Bind, Lease, Meta, Outcome, QueueName, Row, RowKey, StateMachine};
 
 use super::dedupe::Requests;
@@ -164,7 +164,8 @@ impl StateMachine {
             }
             (RowKey::Lease(id), Row::Lease(lease)) => self.add_lease(id, lease)?,
             (RowKey::Queue(name), Row::Queue { slots }) if slots > 0 => {
-                self.queues.insert(name, Queue::new(slots));
+                let queue = Queue::new(name.kind, slots);
+                self.queues.insert(name, queue);
             }
             (RowKey::Requests(node), Row::Requests { boot, floor, applied }) => {
                 if applied.first().is_some_and(|first| *first < floor) {
@@ -248,11 +249,11 @@ impl StateMachine {
                 }
                 self.leases.keys_mut(lease).insert(record.key.clone());
             }
-            if let Some((name, lease)) = place_of(&record) {
+            if let Some((name, standing)) = place_of(&record) {
                 let Some(queue) = self.queues.get_mut(&name) else {
                     return Err(RestoreError::Queue(name));
                 };
-                queue.enter(Token(record.create_revision.get()), lease, record.key.clone());
+                queue.enter(standing);
             }
         }
         match self.queues.iter().find(|(_, queue)| queue.len() == 0) {

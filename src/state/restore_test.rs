@@ -8,7 +8,7 @@ use crate::base::{
     Boot, Epoch, Index, LeaseId, NodeId, RequestId, Revision, Rng, Sequence, Span, Term, WallMillis,
 };
 use crate::state::{
-    Acquire, Bind, Command, Condition, Holder, IdempotencyKey, NewLease, Operation, Outcome,
+    Acquire, Bind, Command, Condition, Holder, IdempotencyKey, Mode, NewLease, Operation, Outcome,
     Patience, QueueKind, QueueName, RestoreError, Row, RowKey, Selection, StateMachine, check,
     parse_queue_key, queue_key, queue_prefix,
 };
@@ -37,6 +37,7 @@ fn state() -> StateMachine {
         queue: QueueName { kind: QueueKind::Lock, name: Bytes::from_static(b"l") },
         holder: Holder::New(lease),
         slots: 2,
+        mode: Mode::Exclusive,
         value: Bytes::new(),
         patience: Patience::Wait,
     });
@@ -183,15 +184,17 @@ fn changed(row: &Row) -> Vec<Row> {
 #[test]
 fn queue_keys_have_one_spelling() {
     let mut rng = Rng::new(1);
-    for kind in [QueueKind::Election, QueueKind::Lock] {
+    for kind in [QueueKind::Barrier, QueueKind::Election, QueueKind::Lock] {
         for _ in 0..2_000 {
             let length = rng.below(6) as usize;
             let name: Vec<u8> = (0..length).map(|_| rng.below(256) as u8).collect();
             let queue = QueueName { kind, name: name.into() };
             let lease = LeaseId(rng.next_u64() >> rng.below(64));
-            let key = queue_key(&queue, lease);
+            let shared = kind == QueueKind::Lock && rng.chance(1, 2);
+            let mode = if shared { Mode::Shared } else { Mode::Exclusive };
+            let key = queue_key(&queue, lease, mode);
             assert!(key.starts_with(&queue_prefix(&queue)), "{key:?}");
-            let expected = (lease != LeaseId(0)).then(|| (queue.clone(), lease));
+            let expected = (lease != LeaseId(0)).then(|| (queue.clone(), lease, mode));
             assert_eq!(parse_queue_key(&key), expected, "{key:?}");
         }
     }
@@ -200,8 +203,12 @@ fn queue_keys_have_one_spelling() {
         let length = rng.below(12) as usize;
         let mut key = b"_locks/".to_vec();
         key.extend((0..length).map(|_| letters[rng.below(letters.len() as u64) as usize]));
-        if let Some((queue, lease)) = parse_queue_key(&key) {
-            assert_eq!(queue_key(&queue, lease), key, "another spelling of {queue:?} {lease}");
+        if let Some((queue, lease, mode)) = parse_queue_key(&key) {
+            assert_eq!(
+                queue_key(&queue, lease, mode),
+                key,
+                "another spelling of {queue:?} {lease}"
+            );
         }
     }
     for key in [
@@ -220,6 +227,11 @@ fn queue_keys_have_one_spelling() {
         "locks/a/1",
         "_locks/a/A",
         "_locks/a/11111111111111111",
+        "_locks/a/1.share",
+        "_locks/a/1.shared.shared",
+        "_locks/a/.shared",
+        "_elections/a/1.shared",
+        "_barriers/a/1.shared",
     ] {
         assert_eq!(parse_queue_key(key.as_bytes()), None, "{key}");
     }

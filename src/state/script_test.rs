@@ -19,7 +19,7 @@ use crate::base::{
 };
 use crate::state::{
     Acquire, Applied, Bind, Command, Compare, CompareField, CompareOp, Condition, EventKind,
-    Holder, IdempotencyKey, LeaseChange, NewLease, Operation, Outcome, Patience, QueueEntry,
+    Holder, IdempotencyKey, LeaseChange, Mode, NewLease, Operation, Outcome, Patience, QueueEntry,
     QueueKind, QueueName, RangeContent, RangeQuery, Record, Refusal, RevisionEvents, Row, RowKey,
     Selection, StateMachine, Txn, TxnOperation, TxnResult, check,
 };
@@ -51,8 +51,10 @@ impl goldenscript::Runner for Runner {
             "advance" | "clock" | "restart" | "skip" | "term" => {
                 self.surroundings(&command.name, &mut args)?
             }
-            "count" | "events" | "get" | "history" | "keys" | "leases" | "list" | "locks"
-            | "outcomes" | "queue" | "place" | "status" => self.query(&command.name, &mut args)?,
+            "barriers" | "count" | "events" | "get" | "history" | "keys" | "leases" | "list"
+            | "locks" | "outcomes" | "queue" | "place" | "status" => {
+                self.query(&command.name, &mut args)?
+            }
             name => self.apply(name, &mut args)?,
         };
         args.reject_next()?;
@@ -152,7 +154,7 @@ impl Runner {
             "booted" => Operation::NodeBooted,
             "epoch" => Operation::StartEpoch,
             "compact" => Operation::Compact { revision: Revision(next(args)?) },
-            "lock" | "elect" => self.acquire(name, args)?,
+            "lock" | "elect" | "meet" => self.acquire(name, args)?,
             "release" => Operation::Release { queue: queue_name(args)?, token: Token(next(args)?) },
             "proclaim" => Operation::Proclaim {
                 name: value(&next::<String>(args)?),
@@ -163,22 +165,31 @@ impl Runner {
         })
     }
 
-    /// lock NAME [lease=L1 | bind=B ttl=S] [slots=N] [value=V] [try]
+    /// lock|elect|meet NAME [lease=L1 | bind=B ttl=S] [slots=N] [mode=shared] [value=V] [try]
     fn acquire(&self, name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Operation> {
-        let kind = if name == "lock" { QueueKind::Lock } else { QueueKind::Election };
+        let kind = match name {
+            "lock" => QueueKind::Lock,
+            "meet" => QueueKind::Barrier,
+            _ => QueueKind::Election,
+        };
         let queue = QueueName { kind, name: value(&next::<String>(args)?) };
         let holder = match self.take_lease(args)? {
             Some(lease) => Holder::Existing(lease),
             None => Holder::New(new_lease(args)?),
         };
         let slots = take(args, "slots")?.unwrap_or(1);
+        let mode = match args.take_key("mode") {
+            Some("shared") => Mode::Shared,
+            Some(other) => return Err(format!("unknown mode {other}").into()),
+            None => Mode::Exclusive,
+        };
         let value = value(&take::<String>(args, "value")?.unwrap_or_default());
         let patience = match args.next_pos() {
             Some("try") => Patience::Try,
             Some(other) => return Err(format!("what is {other}?").into()),
             None => Patience::Wait,
         };
-        Ok(Operation::Acquire(Acquire { queue, holder, slots, value, patience }))
+        Ok(Operation::Acquire(Acquire { queue, holder, slots, mode, value, patience }))
     }
 
     /// txn [if="FIELD KEY OP VALUE"]... [then="put K V [L1]" | "delete K" | "get K"]...
@@ -302,8 +313,9 @@ impl Runner {
                 text = lines.into_iter().map(|line| format!("{line}\n")).collect();
             }
             "queue" => self.queue_text(&queue_name(args)?, &mut text)?,
-            "locks" => {
-                for name in machine.queues(QueueKind::Lock) {
+            "barriers" | "locks" => {
+                let kind = if name == "locks" { QueueKind::Lock } else { QueueKind::Barrier };
+                for name in machine.queues(kind) {
                     writeln!(text, "{}", self.bytes_text(&name.name))?;
                 }
             }
@@ -361,7 +373,9 @@ impl Runner {
             for entry in entries {
                 let place = self.machine.place(name, entry.token).expect("it is in the view");
                 let entry = self.entry_text(entry);
-                writeln!(text, "{role}: {entry}, ahead {}", place.ahead)?;
+                let released = place.released.map(|revision| format!(", released {revision}"));
+                let released = released.unwrap_or_default();
+                writeln!(text, "{role}: {entry}, ahead {}{released}", place.ahead)?;
             }
         }
         Ok(())
@@ -437,7 +451,8 @@ impl Runner {
 
     fn entry_text(&self, entry: &QueueEntry) -> String {
         let (lease, value) = (self.lease_name(entry.lease), self.bytes_text(&entry.value));
-        format!("token {}, {lease}, value {value}", entry.token)
+        let shared = if entry.mode == Mode::Shared { ", shared" } else { "" };
+        format!("token {}, {lease}{shared}, value {value}", entry.token)
     }
 
     fn events_text(&self, events: &RevisionEvents) -> String {
@@ -561,6 +576,7 @@ fn queue_name(args: &mut ArgumentConsumer<'_>) -> Result<QueueName> {
     let kind = match args.next() {
         Some(Argument::Positional(kind)) if kind == "lock" => QueueKind::Lock,
         Some(Argument::Positional(kind)) if kind == "election" => QueueKind::Election,
+        Some(Argument::Positional(kind)) if kind == "barrier" => QueueKind::Barrier,
         other => return Err(format!("lock or election, not {other:?}").into()),
     };
     Ok(QueueName { kind, name: value(&next::<String>(args)?) })

@@ -26,7 +26,7 @@ use crate::base::{
 };
 use crate::raft::{Entry, HardState, Payload};
 use crate::state::{
-    Acquire, Bind, Command, Condition, Holder, IdempotencyKey, NewLease, Operation, Patience,
+    Acquire, Bind, Command, Condition, Holder, IdempotencyKey, Mode, NewLease, Operation, Patience,
     QueueKind, QueueName, Row, RowKey, Selection, StateMachine,
 };
 use crate::storage::{
@@ -190,6 +190,7 @@ pub(super) fn live_a_little(state: &mut StateMachine, sequence: &mut u64) {
             queue: QueueName { kind: QueueKind::Lock, name: Bytes::from_static(name) },
             holder: Holder::New(lease),
             slots: 2,
+            mode: Mode::Exclusive,
             value: Bytes::new(),
             patience: Patience::Wait,
         })

@@ -19,7 +19,7 @@ use crate::base::{
 };
 use crate::state::{
     Acquire, Bind, Command, Compare, CompareField, CompareOp, Condition, Holder, IdempotencyKey,
-    NewLease, Operation, Patience, QueueKind, QueueName, Selection, Txn, TxnOperation,
+    Mode, NewLease, Operation, Patience, QueueKind, QueueName, Selection, Txn, TxnOperation,
 };
 use crate::wire::WireError;
 
@@ -32,7 +32,7 @@ codes!(bind_code, bind_of, Bind, "binding of a lease", {
     None = 3,
     Process = 4,
 });
-codes!(kind_code, kind_of, QueueKind, "queue", { Election = 1, Lock = 2 });
+codes!(kind_code, kind_of, QueueKind, "queue", { Election = 1, Lock = 2, Barrier = 3 });
 codes!(op_code, op_of, CompareOp, "comparison", { Equal = 1, Greater = 2, Less = 3, NotEqual = 4 });
 codes!(patience_code, patience_of, Patience, "patience", { Try = 1, Wait = 2 });
 
@@ -144,6 +144,11 @@ pub(super) fn ttl(micros: u64) -> Result<Span, WireError> {
 /// The name of a queue of legal length.
 pub(super) fn queue_name(kind: u32, name: Bytes) -> Result<QueueName, WireError> {
     Ok(QueueName { kind: kind_of(kind)?, name: one_to(name, limits::NAME_BYTES_MAX)? })
+}
+
+/// Beside whom a place may hold.
+pub(super) fn mode(shared: bool) -> Mode {
+    if shared { Mode::Shared } else { Mode::Exclusive }
 }
 
 /// A number of slots within its bounds.
@@ -306,6 +311,7 @@ impl From<&Acquire> for AcquireProto {
             slots: acquire.slots,
             value: acquire.value.clone(),
             patience: patience_code(acquire.patience),
+            shared: acquire.mode == Mode::Shared,
         }
     }
 }
@@ -317,8 +323,17 @@ impl TryFrom<AcquireProto> for Acquire {
         let queue = required(proto.queue)?;
         let queue = queue_name(queue.kind, queue.name)?;
         let slots = slots(proto.slots)?;
+        let mode = mode(proto.shared);
         if queue.kind == QueueKind::Election && slots != 1 {
             return Err(WireError::Malformed("an election with several slots"));
+        }
+        if queue.kind == QueueKind::Barrier && slots > limits::BARRIER_COUNT_MAX {
+            return Err(WireError::Malformed("a barrier for too many"));
+        }
+        if mode == Mode::Shared && (queue.kind != QueueKind::Lock || slots != 1) {
+            return Err(WireError::Malformed(
+                "a shared place beside others than a lock of one slot",
+            ));
         }
         let holder = match required(proto.holder)? {
             HolderProto::Existing(lease) => Holder::Existing(LeaseId(lease)),
@@ -328,6 +343,7 @@ impl TryFrom<AcquireProto> for Acquire {
             queue,
             holder,
             slots,
+            mode,
             value: at_most(proto.value, limits::VALUE_BYTES_MAX)?,
             patience: patience_of(proto.patience)?,
         })

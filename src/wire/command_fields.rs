@@ -81,6 +81,8 @@ pub(super) struct AcquireProto {
     pub(super) value: Bytes,
     #[prost(uint32, tag = "6")]
     pub(super) patience: u32,
+    #[prost(bool, tag = "7")]
+    pub(super) shared: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]

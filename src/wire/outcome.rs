@@ -5,9 +5,10 @@
 use bytes::Bytes;
 
 use super::codec::{one_to, required};
+use super::command::mode;
 use super::entry::EmptyProto;
 use crate::base::{LeaseId, Revision, Token, limits};
-use crate::state::{Outcome, QueueEntry, Record, Refusal, TxnResult};
+use crate::state::{Mode, Outcome, QueueEntry, Record, Refusal, TxnResult};
 use crate::wire::WireError;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -134,7 +135,7 @@ struct RecordProto {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct RefusalProto {
-    #[prost(oneof = "RefusalKindProto", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "RefusalKindProto", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     kind: Option<RefusalKindProto>,
 }
 
@@ -163,6 +164,9 @@ enum RefusalKindProto {
     SlotsDiffer(u32),
     #[prost(message, tag = "9")]
     Stale(EmptyProto),
+    /// The token of the place that the lease has.
+    #[prost(uint64, tag = "10")]
+    OtherMode(u64),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -179,6 +183,8 @@ struct QueueEntryProto {
     lease: u64,
     #[prost(bytes = "bytes", tag = "3")]
     value: Bytes,
+    #[prost(bool, tag = "4")]
+    shared: bool,
 }
 
 impl From<&Outcome> for OutcomeProto {
@@ -353,6 +359,7 @@ impl From<&Refusal> for RefusalProto {
                         token: entry.token.0,
                         lease: entry.lease.0,
                         value: entry.value.clone(),
+                        shared: entry.mode == Mode::Shared,
                     })
                     .collect(),
             }),
@@ -360,6 +367,7 @@ impl From<&Refusal> for RefusalProto {
             Refusal::PreconditionFailed { mod_revision } => {
                 RefusalKindProto::PreconditionFailed(mod_revision.0)
             }
+            Refusal::OtherMode { token } => RefusalKindProto::OtherMode(token.0),
             Refusal::SlotsDiffer { slots } => RefusalKindProto::SlotsDiffer(*slots),
             Refusal::Stale => RefusalKindProto::Stale(EmptyProto {}),
         };
@@ -387,6 +395,7 @@ impl TryFrom<RefusalProto> for Refusal {
                     .map(|entry| QueueEntry {
                         token: Token(entry.token),
                         lease: LeaseId(entry.lease),
+                        mode: mode(entry.shared),
                         value: entry.value,
                     })
                     .collect(),
@@ -395,6 +404,7 @@ impl TryFrom<RefusalProto> for Refusal {
             RefusalKindProto::PreconditionFailed(revision) => {
                 Self::PreconditionFailed { mod_revision: Revision(revision) }
             }
+            RefusalKindProto::OtherMode(token) => Self::OtherMode { token: Token(token) },
             RefusalKindProto::SlotsDiffer(slots) => Self::SlotsDiffer { slots },
             RefusalKindProto::Stale(EmptyProto {}) => Self::Stale,
         })

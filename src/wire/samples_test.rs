@@ -15,8 +15,8 @@ use crate::raft::{
 };
 use crate::state::{
     Acquire, Bind, Command, Compare, CompareField, CompareOp, Condition, Holder, IdempotencyKey,
-    Lease, Meta, NewLease, Operation, Outcome, Patience, QueueEntry, QueueKind, QueueName, Record,
-    Refusal, Row, RowKey, Selection, Txn, TxnOperation, TxnResult,
+    Lease, Meta, Mode, NewLease, Operation, Outcome, Patience, QueueEntry, QueueKind, QueueName,
+    Record, Refusal, Row, RowKey, Selection, Txn, TxnOperation, TxnResult,
 };
 use crate::wire::{
     ChangeReport, Claim, DigestReport, DiskReport, DiskRoom, ForwardRefusal, ForwardedCommand,
@@ -127,7 +127,11 @@ pub(crate) fn genesis(rng: &mut Rng) -> Genesis {
 }
 
 fn queue(rng: &mut Rng) -> QueueName {
-    let kind = *pick(rng, &[QueueKind::Election, QueueKind::Lock]);
+    queue_of(rng, &[QueueKind::Election, QueueKind::Lock])
+}
+
+fn queue_of(rng: &mut Rng, kinds: &[QueueKind]) -> QueueName {
+    let kind = *pick(rng, kinds);
     QueueName { kind, name: bytes(rng, 1, 20) }
 }
 
@@ -195,7 +199,17 @@ fn acquire(rng: &mut Rng) -> Acquire {
         Holder::New(new_lease(rng))
     };
     let patience = *pick(rng, &[Patience::Try, Patience::Wait]);
-    Acquire { queue, holder, slots, value: bytes(rng, 0, 30), patience }
+    let mode = Mode::Exclusive;
+    Acquire { queue, holder, slots, mode, value: bytes(rng, 0, 30), patience }
+}
+
+/// A shared place in a lock, or one in a barrier, in turn.
+pub(crate) fn acquire_shared(rng: &mut Rng, kind: u64) -> Acquire {
+    let (kinds, slots, mode) = match kind % 2 {
+        0 => ([QueueKind::Lock], 1, Mode::Shared),
+        _ => ([QueueKind::Barrier], rng.between(1, 1_000) as u32, Mode::Exclusive),
+    };
+    Acquire { queue: queue_of(rng, &kinds), slots, mode, ..acquire(rng) }
 }
 
 /// One operation of each kind in turn.
@@ -270,7 +284,8 @@ fn record(rng: &mut Rng) -> Record {
 }
 
 fn refusal(rng: &mut Rng) -> Refusal {
-    match rng.below(9) {
+    match rng.below(10) {
+        9 => Refusal::OtherMode { token: Token(number(rng)) },
         0 => Refusal::Compacted { compact_revision: Revision(number(rng)) },
         1 => Refusal::DuplicateKey,
         2 => Refusal::FutureRevision { revision: Revision(number(rng)) },
@@ -279,6 +294,7 @@ fn refusal(rng: &mut Rng) -> Refusal {
             holders: several(rng, 3, |rng| QueueEntry {
                 token: Token(number(rng)),
                 lease: lease_id(rng),
+                mode: if rng.chance(1, 2) { Mode::Shared } else { Mode::Exclusive },
                 value: bytes(rng, 0, 10),
             }),
         },

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::samples_test as samples;
 use crate::base::{Rng, WallMillis};
+use crate::state::{Operation, QueueKind, QueueName, Row, RowKey};
 use crate::wire::{
     FrameDecoder, PeerMessage, decode_command, decode_entry_batch, decode_genesis,
     decode_hard_state, decode_hello, decode_hello_answer, decode_membership, decode_row,
@@ -74,6 +75,16 @@ fn drawn() -> String {
         line("frame", &encode_frame(&message));
     }
     line("frame", &encode_frame(&PeerMessage::StateWanted));
+    for kind in 0..2 {
+        let rng = &mut Rng::new(60 + kind);
+        let mut command = samples::command(rng);
+        command.operation = Operation::Acquire(samples::acquire_shared(rng, kind));
+        line("command-v1", &encode_command(&command));
+    }
+    let row = Row::Queue { slots: 3 };
+    let name = QueueName { kind: QueueKind::Barrier, name: "b".into() };
+    let key = encode_row_key(&RowKey::Queue(name));
+    line(&format!("row-v1 {}", hex(&key)), &encode_row(&key, &row));
     lines
 }
 

@@ -27,7 +27,7 @@ use crate::http::{Answer, Stream, ask, get};
 
 /// Fields that hold a revision of the store.
 const REVISIONS: &[&str] =
-    &["revision", "create_revision", "mod_revision", "compact_revision", "token"];
+    &["revision", "create_revision", "mod_revision", "compact_revision", "token", "place"];
 /// Fields whose value differs from run to run, unless it is zero.
 const TIMES: &[&str] = &["valid_for_ms", "remaining_ms"];
 /// Fields whose value differs from run to run.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use quorumd::base::{LeaseId, Span, Token};
 use quorumd::replica::{Event, PromiseState};
 use quorumd::state::{
-    Acquire, Bind, Condition, Holder, NewLease, Operation, Outcome, Patience, QueueKind, QueueName,
+    Acquire, Bind, Condition, Holder, Mode, NewLease, Operation, Outcome, Patience, QueueKind,
+    QueueName,
 };
 
 use crate::cluster::{Cluster, Happening};
@@ -34,22 +35,25 @@ struct Session {
     until: u64,
 }
 
-/// A lock, a semaphore or an election.
+/// A lock, a semaphore, an election or a barrier, and how it is asked for.
 #[derive(Clone, Debug)]
 struct Lock {
     queue: QueueName,
     slots: u32,
+    mode: Mode,
 }
 
-/// The first two are locks, then comes a semaphore, then an election.
-fn lock(number: u64) -> Lock {
-    let (kind, name, slots) = match number {
-        0 => (QueueKind::Lock, "l0", 1),
-        1 => (QueueKind::Election, "e0", 1),
-        2 => (QueueKind::Lock, "s0", 2),
-        _ => (QueueKind::Lock, "l1", 1),
+/// A lock that only writers take, an election, a semaphore, a lock that readers share, a barrier.
+fn lock(number: u64, reads: bool) -> Lock {
+    let (kind, name, slots, shared) = match number {
+        0 => (QueueKind::Lock, "l0", 1, false),
+        1 => (QueueKind::Election, "e0", 1, false),
+        2 => (QueueKind::Lock, "s0", 2, false),
+        3 => (QueueKind::Lock, "l1", 1, reads),
+        _ => (QueueKind::Barrier, "b0", 2, false),
     };
-    Lock { queue: QueueName { kind, name: Bytes::from(name) }, slots }
+    let mode = if shared { Mode::Shared } else { Mode::Exclusive };
+    Lock { queue: QueueName { kind, name: Bytes::from(name) }, slots, mode }
 }
 
 fn new_lease(ttl: Span, bind: Bind) -> NewLease {
@@ -61,6 +65,7 @@ fn enter(lock: &Lock, holder: Holder, patience: Patience) -> Operation {
         queue: lock.queue.clone(),
         holder,
         slots: lock.slots,
+        mode: lock.mode,
         value: Bytes::new(),
         patience,
     })
@@ -84,7 +89,7 @@ impl Cluster {
         if self.workload.over {
             return;
         }
-        let lock = lock(self.rng.below(self.workload.locks));
+        let lock = lock(self.rng.below(self.workload.locks), self.rng.chance(2, 3));
         let ttl = Span::from_millis(self.rng.between(1_000, 3_000));
         let bound = self.rng.chance(2, 3);
         self.locker(client).wanted = Some((lock.clone(), bound, ttl));
@@ -251,8 +256,10 @@ impl Cluster {
             let Some(token) = session.token else { continue };
             let lock = &session.lock;
             let place = view.machine.place(&lock.queue, token);
-            if place.is_some_and(|place| place.ahead == 0 && place.lease == session.lease) {
-                self.oracle.holders.held(now, &lock.queue, lock.slots, session.lease, token);
+            let holds = place.is_some_and(|it| it.ahead == 0 && it.lease == session.lease);
+            if holds && lock.queue.kind != QueueKind::Barrier {
+                let (holders, lease) = (&mut self.oracle.holders, session.lease);
+                holders.held(now, (&lock.queue, lock.slots, lock.mode), lease, token);
             }
         }
     }

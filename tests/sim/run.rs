@@ -202,8 +202,8 @@ impl Cluster {
         let machine = self.oracle.truth.machine();
         let kept = machine.leases().find(|lease| lease.bind != Bind::Node);
         crate::ensure!(kept.is_none(), "lease_bounded", "nobody keeps {kept:?}");
-        let mut left = machine.queues(QueueKind::Lock).chain(machine.queues(QueueKind::Election));
-        let left = left.next();
+        let kinds = [QueueKind::Barrier, QueueKind::Election, QueueKind::Lock];
+        let left = kinds.into_iter().find_map(|kind| machine.queues(kind).next());
         crate::ensure!(left.is_none(), "lease_bounded", "{left:?} is held by nobody");
         self.oracle.histories.check_end(&self.oracle.truth);
         for (watcher, place) in &mut self.workload.watchers {

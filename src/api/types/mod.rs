@@ -7,6 +7,7 @@
 //! others in `key_base64` / `value_base64` / `name_base64`.
 
 mod access;
+mod barrier;
 mod kv;
 mod members;
 mod node;
@@ -20,6 +21,9 @@ mod types_test;
 
 pub use access::{
     AccessAnswer, AccessCheckAnswer, AccessCheckRequest, AccessRight, AccessRuleView, AccessSubject,
+};
+pub use barrier::{
+    BarrierMessage, BarrierRequest, BarrierView, BarriersAnswer, LeftAnswer, ReadyAnswer,
 };
 pub use kv::{
     CompactAnswer, CompactRequest, Compare, CompareOp, DeleteAnswer, Field, ListAnswer, Operand,
@@ -37,7 +41,7 @@ pub use problem::{Applied, Code, Problem};
 pub use queue::{
     AcquireRequest, Bind, CampaignRequest, ElectionMessage, ElectionView, ElectionsAnswer,
     GrantLeaseRequest, HeldAnswer, KeepaliveAnswer, LeaseAnswer, LeaseMessage, LeaseState,
-    LeaseView, LeasesAnswer, LockView, LocksAnswer, Place, PlaceMessage, ReleaseAnswer,
+    LeaseView, LeasesAnswer, LockView, LocksAnswer, Mode, Place, PlaceMessage, ReleaseAnswer,
     RevokeAnswer,
 };
 pub use text::{DurationText, DurationTextError, HexId, Incarnation, KeyName};

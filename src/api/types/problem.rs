@@ -8,6 +8,8 @@ use crate::api::types::Place;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
+    /// 409: not enough have come to a barrier in time.
+    BarrierIncomplete,
     /// 410: the revision asked for is gone.
     Compacted,
     /// 409: a change is in progress, or the request contradicts what is there.

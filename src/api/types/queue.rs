@@ -155,6 +155,17 @@ pub struct LeaseMessage {
     pub reason: Option<String>,
 }
 
+/// Beside whom a lock is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// As many as it has slots.
+    #[default]
+    Exclusive,
+    /// All who share it.
+    Shared,
+}
+
 /// The body of `POST /v1/locks/{name}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -177,6 +188,9 @@ pub struct AcquireRequest {
     /// How many may hold at once; 1 unless named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<u32>,
+    /// Beside whom; `exclusive` unless named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// Free text for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info: Option<String>,
@@ -269,6 +283,8 @@ pub struct Place {
     pub uid: Option<u32>,
     /// Free text for people.
     pub info: String,
+    /// In locks: beside whom.
+    pub mode: Option<Mode>,
     /// In elections: what the candidate publishes.
     pub value: Option<Bytes>,
 }
@@ -282,6 +298,7 @@ struct PlaceFields {
     uid: Option<u32>,
     #[serde(default)]
     info: String,
+    mode: Option<Mode>,
     value: Option<String>,
     value_base64: Option<String>,
 }
@@ -297,6 +314,7 @@ impl TryFrom<PlaceFields> for Place {
             pid: fields.pid,
             uid: fields.uid,
             info: fields.info,
+            mode: fields.mode,
             value: optional(fields.value, fields.value_base64, "value")?,
         })
     }
@@ -314,6 +332,7 @@ impl Serialize for Place {
         map.serialize_entry("pid", &self.pid)?;
         map.serialize_entry("uid", &self.uid)?;
         map.serialize_entry("info", &self.info)?;
+        some(&mut map, "mode", self.mode.as_ref())?;
         map.end()
     }
 }

@@ -43,6 +43,7 @@ fn place(value: Option<&'static [u8]>) -> Place {
         pid: Some(12),
         uid: Some(0),
         info: "x".into(),
+        mode: None,
         value: value.map(Bytes::from_static),
     }
 }

@@ -1,7 +1,8 @@
-//! Locks, semaphores and elections in the order of the log: tokens only grow (L5), no more hold
-//! than there are slots (L5), places are granted in the order in which they were taken (L8), none
-//! belongs to a lease that has ended (L7) and an expiry that a deposed leader decided ends nothing
-//! (L3).
+//! Locks, semaphores, elections and barriers in the order of the log: tokens only grow (L5), no more
+//! hold than there are slots or share (L5), places are granted in the order in which they were taken
+//! (L8), none belongs to a lease that has ended (L7) and an expiry that a deposed leader decided ends
+//! nothing (L3). A barrier lets go exactly as many as it counts, in one revision, and never has that
+//! many waiting.
 //!
 //! Kept from the events of the log alone. What holders were told meanwhile is in
 //! `holder_exclusive.rs`.
@@ -9,10 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorumd::base::{LeaseId, Token};
+use quorumd::base::{LeaseId, Revision, Token};
 use quorumd::raft::Entry;
 use quorumd::state::{
-    Applied, Command, EventKind, LeaseChange, Operation, Outcome, StateMachine, queue_prefix,
+    Applied, Command, EventKind, LeaseChange, Operation, Outcome, QueueKind, QueueName, Record,
+    StateMachine, queue_prefix,
 };
 
 /// All places that were ever taken.
@@ -26,19 +28,56 @@ pub struct LockOrder {
 #[derive(Debug, Default)]
 struct Queue {
     slots: u32,
-    places: Vec<(Token, LeaseId)>,
+    places: Vec<Seen>,
     last: Token,
 }
 
+/// A place that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    token: Token,
+    lease: LeaseId,
+    shared: bool,
+    /// Of a barrier: when it was let go.
+    released: Option<Revision>,
+}
+
+impl Seen {
+    fn of(record: &Record) -> Self {
+        let ready = record.key.starts_with(b"_barriers/") && record.value == "ready";
+        Self {
+            token: Token(record.create_revision.get()),
+            lease: record.lease.expect("a place ends with its lease"),
+            shared: record.key.ends_with(b".shared"),
+            released: ready.then_some(record.mod_revision),
+        }
+    }
+}
+
 impl Queue {
-    fn ahead(&self, token: Token) -> Option<u64> {
-        let rank = self.places.iter().position(|(place, _)| *place == token)?;
-        Some((rank as u64 + 1).saturating_sub(u64::from(self.slots)))
+    fn ahead(&self, kind: QueueKind, token: Token) -> Option<u64> {
+        let rank = self.places.iter().position(|place| place.token == token)?;
+        let place = self.places[rank];
+        let waiting = self.places.iter().filter(|place| place.released.is_none()).count();
+        Some(match kind {
+            QueueKind::Barrier if place.released.is_some() => 0,
+            QueueKind::Barrier => u64::from(self.slots).saturating_sub(waiting as u64),
+            _ if place.shared => {
+                let before = self.places[..rank].iter().rposition(|place| !place.shared);
+                before.map_or(0, |last| last as u64 + 1)
+            }
+            _ => (rank as u64 + 1).saturating_sub(u64::from(self.slots)),
+        })
+    }
+
+    fn holders(&self, kind: QueueKind) -> Vec<Seen> {
+        let holds = |place: &&Seen| self.ahead(kind, place.token) == Some(0);
+        self.places.iter().filter(holds).copied().collect()
     }
 }
 
 fn is_place(key: &[u8]) -> bool {
-    key.starts_with(b"_locks/") || key.starts_with(b"_elections/")
+    [&b"_locks/"[..], b"_elections/", b"_barriers/"].iter().any(|prefix| key.starts_with(prefix))
 }
 
 fn queue_of(key: &Bytes) -> Bytes {
@@ -124,13 +163,16 @@ impl LockOrder {
                     queue.last
                 );
                 queue.last = token;
-                let lease = event.record.lease.expect("a place ends with its lease");
-                queue.places.push((token, lease));
+                queue.places.push(Seen::of(&event.record));
             }
-            (EventKind::Put, Some(_)) => {}
+            (EventKind::Put, Some(_)) => {
+                let seen = Seen::of(&event.record);
+                let places = queue.places.iter_mut().filter(|place| place.token == seen.token);
+                places.for_each(|place| *place = seen);
+            }
             (EventKind::Delete, previous) => {
                 let token = previous.as_ref().map(|record| Token(record.create_revision.get()));
-                queue.places.retain(|(place, _)| Some(*place) != token);
+                queue.places.retain(|place| Some(place.token) != token);
             }
         }
     }
@@ -139,28 +181,52 @@ impl LockOrder {
         for name in &applied.queues {
             let Some(queue) = self.queues.get(&queue_prefix(name)) else { continue };
             let view = machine.queue(name);
-            let all = |view: &quorumd::state::QueueView| {
-                let places = view.holders.iter().chain(&view.waiters);
-                places.map(|place| (place.token, place.lease)).collect()
+            let tokens = |places: &[quorumd::state::QueueEntry]| {
+                places.iter().map(|place| (place.token, place.lease)).collect::<Vec<_>>()
             };
-            let found: Vec<(Token, LeaseId)> = view.as_ref().map(all).unwrap_or_default();
-            let holders = view.as_ref().map_or(0, |view| view.holders.len());
+            let (holders, waiters) = view
+                .as_ref()
+                .map(|it| (tokens(&it.holders), tokens(&it.waiters)))
+                .unwrap_or_default();
+            let expected = |places: &[Seen]| {
+                places.iter().map(|place| (place.token, place.lease)).collect::<Vec<_>>()
+            };
             crate::ensure!(
-                found == queue.places && holders == found.len().min(queue.slots as usize),
+                holders == expected(&queue.holders(name.kind))
+                    && [holders, waiters].concat() == expected(&queue.places),
                 "lock_order",
                 "{name:?} of {} slots is {view:?}, should be {:?}",
                 queue.slots,
                 queue.places
             );
-            for &(token, lease) in &queue.places {
+            for &Seen { token, lease, released, .. } in &queue.places {
                 let place = machine.place(name, token);
-                let ahead = queue.ahead(token);
+                let ahead = queue.ahead(name.kind, token);
+                let as_seen = |it: quorumd::state::Place| {
+                    Some(it.ahead) == ahead && it.lease == lease && it.released == released
+                };
                 crate::ensure!(
-                    place.is_some_and(|p| Some(p.ahead) == ahead && p.lease == lease),
+                    place.is_some_and(as_seen),
                     "lock_order",
                     "{name:?}: {token} stands at {place:?}, should have {ahead:?} ahead"
                 );
             }
+            if name.kind == QueueKind::Barrier {
+                check_barrier(name, queue, machine.revision());
+            }
         }
     }
+}
+
+/// Of a barrier that changed in this revision.
+fn check_barrier(name: &QueueName, queue: &Queue, now: Revision) {
+    let waiting = queue.places.iter().filter(|place| place.released.is_none()).count();
+    let let_go = queue.places.iter().filter(|place| place.released == Some(now)).count();
+    crate::ensure!(
+        waiting < queue.slots as usize
+            && (let_go == 0 || (let_go, waiting) == (queue.slots as usize, 0)),
+        "barrier_together",
+        "{name:?} for {}: {let_go} go at {now}, {waiting} wait",
+        queue.slots
+    );
 }
