@@ -9,6 +9,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use quorumd::base::{Revision, Rng, Span};
+use quorumd::raft::Membership;
 use quorumd::replica::{Event, RequestError, Ticket, View};
 use quorumd::state::{
     Compare, CompareField, CompareOp, Condition, IdempotencyKey, Operation, Outcome, Selection,
@@ -19,6 +20,7 @@ use crate::cluster::{Cluster, Happening};
 use crate::invariants::histories::Asked;
 use crate::invariants::watch_complete::Watcher;
 use crate::lockers::Locker;
+use crate::node::Node;
 use crate::run::Lean;
 
 /// All callers of one run.
@@ -126,7 +128,7 @@ impl Workload {
             pending: BTreeMap::new(),
             over: false,
             keys: rng.between(1, 5),
-            locks: if lean == Lean::Leases { 1 } else { rng.between(1, 4) },
+            locks: if lean == Lean::Leases { 1 } else { rng.between(1, 5) },
             think_max: rng.between(10_000, if lean == Lean::Elections { 20_000 } else { longest }),
             numbered: 0,
             rng: rng.fork(),
@@ -135,6 +137,12 @@ impl Workload {
             txns: 0,
         }
     }
+}
+
+/// The configurations of all logs: a leader goes by the last of its own, committed or not.
+fn in_force(nodes: &[Node]) -> impl Iterator<Item = &Membership> {
+    let processes = nodes.iter().filter_map(|node| node.process.as_ref());
+    processes.map(|process| process.replica.raft().membership())
 }
 
 impl Cluster {
@@ -349,8 +357,7 @@ impl Cluster {
             }
             Purpose::Read(key) => {
                 let process = self.nodes[node].process.as_ref().expect("it answers");
-                let membership = process.replica.raft().membership();
-                let members = self.oracle.configs.all().chain([membership]);
+                let members = self.oracle.configs.all().chain(in_force(&self.nodes));
                 self.oracle.followed.answered(self.nodes[node].id, asked, members, "a read");
                 let view = read(&process.view);
                 let record = view.machine.get(&key, None).expect("the present can be read");
@@ -361,10 +368,9 @@ impl Cluster {
                 self.workload.clients[client].seen.insert(key, seen);
             }
             Purpose::Keepalive => {
-                let process = self.nodes[node].process.as_ref().expect("it answers");
-                let (id, membership) = (self.nodes[node].id, process.replica.raft().membership());
                 if let Outcome::Done { .. } = outcome {
-                    let members = self.oracle.configs.all().chain([membership]);
+                    let members = self.oracle.configs.all().chain(in_force(&self.nodes));
+                    let id = self.nodes[node].id;
                     self.oracle.followed.answered(id, asked, members, "a keepalive");
                 }
                 self.kept_alive(client, &outcome);
