@@ -12,6 +12,7 @@
 //! - [`pki`]: certificates and TLS settings
 //! - [`peer`]: links between daemons
 //! - [`node`]: the running daemon: threads and tasks around one replica
+//! - [`enroll`]: how a host becomes a member: tokens, certificates, the change of members
 //! - [`host`]: what the host adds: who asks
 //! - [`api`]: the local HTTP API
 //! - [`client`]: an asynchronous client of the local API
@@ -43,6 +44,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod daemon;
+pub mod enroll;
 pub mod host;
 pub mod node;
 pub mod peer;

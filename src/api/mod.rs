@@ -43,6 +43,7 @@ mod socket_test;
 mod starting;
 mod status;
 mod stream;
+mod tokens;
 mod txn;
 pub mod types;
 mod watch;

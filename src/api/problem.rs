@@ -91,6 +91,11 @@ impl Fault {
         Self::new(Code::LockNotHeld, detail)
     }
 
+    /// 404 for a join token.
+    pub(super) fn token_not_found(detail: impl Into<String>) -> Self {
+        Self::new(Code::KeyNotFound, detail)
+    }
+
     /// 404 for a path.
     pub(super) fn no_such_route() -> Self {
         Self::new(

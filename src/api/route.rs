@@ -16,7 +16,9 @@ use super::context::{Ask, Context};
 use super::params::path_bytes;
 use super::problem::Fault;
 use super::stream::Body;
-use super::{access, barrier, election, health, kv, lease, lock, members, status, txn, watch};
+use super::{
+    access, barrier, election, health, kv, lease, lock, members, status, tokens, txn, watch,
+};
 
 /// What kind of request it is: who may make it, and what its failures say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,9 @@ enum Endpoint {
     Resign,
     Revoke,
     Status,
+    TokenCreate,
+    TokenRevoke,
+    Tokens,
     Txn,
     Watch,
 }
@@ -258,6 +263,20 @@ const PATHS: &[Path] = &[
         allow: "POST",
     },
     Path {
+        pattern: "/v1/tokens",
+        methods: &[
+            (Method::GET, Inspect, Endpoint::Tokens),
+            (Method::HEAD, Inspect, Endpoint::Tokens),
+            (Method::POST, Administrate, Endpoint::TokenCreate),
+        ],
+        allow: "GET, HEAD, POST",
+    },
+    Path {
+        pattern: "/v1/tokens/{rest}",
+        methods: &[(Method::DELETE, Administrate, Endpoint::TokenRevoke)],
+        allow: "DELETE",
+    },
+    Path {
         pattern: "/healthz",
         methods: &[
             (Method::GET, Probe, Endpoint::Healthz),
@@ -389,6 +408,9 @@ async fn dispatch(
         Endpoint::Resign => lock::release(context, ask, QueueKind::Election, name()?).await,
         Endpoint::Revoke => lease::revoke(context, ask, id()?).await,
         Endpoint::Status => status::status(context, &ask),
+        Endpoint::TokenCreate => tokens::create(context, ask).await,
+        Endpoint::TokenRevoke => tokens::revoke(context, ask, rest).await,
+        Endpoint::Tokens => tokens::list(context, ask).await,
         Endpoint::Txn => txn::txn(context, ask).await,
         Endpoint::Watch => watch::watch(context, ask).await,
     }

@@ -23,7 +23,12 @@ pub(super) fn status(context: &Context, ask: &Ask) -> Result<Response<Body>, Fau
     ask.params(&[])?.timeout()?;
     let status = context.node.status();
     let seen = Stamp { revision: status.revision, epoch: status.epoch };
-    Ok(json(StatusCode::OK, &status_view(&status), seen))
+    let mut view = status_view(&status);
+    let more = context.host.enrolment().map(|it| it.health()).unwrap_or_default();
+    view.health.extend(
+        more.into_iter().map(|(code, detail)| HealthNote { code: code.to_owned(), detail }),
+    );
+    Ok(json(StatusCode::OK, &view, seen))
 }
 
 /// `POST /v1/rebuild`: the leader's state takes the place of this node's, which is fenced off.

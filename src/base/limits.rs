@@ -187,6 +187,18 @@ pub const PEER_DISTRUSTED_AGE_MAX: Span = Span::from_secs(10);
 pub const CERTIFICATE_CHAIN_MAX: usize = 3;
 /// Longest certificate of a peer's chain in bytes.
 pub const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
+/// Certificates that a member shows a joining host: its chain and the roots it trusts.
+pub const JOIN_CHAIN_MAX: usize = 8;
+/// Longest request for a certificate in bytes, before anything is known of who asks.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 4 * 1024;
+/// Longest answer to it in bytes: a certificate, the roots, the voters.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Requests for certificates that are being decided at once; more are told to ask again.
+pub const JOINS_AT_ONCE_MAX: usize = 16;
+/// Join tokens that are not used yet, and hosts that have joined and are not members yet.
+pub const JOIN_TOKENS_MAX: usize = 1_000;
+/// Longest life of a join token.
+pub const JOIN_TOKEN_LIFE_MAX: Span = Span::from_secs(24 * 60 * 60);
 
 // The local API.
 

@@ -25,6 +25,10 @@ enum Command {
         #[arg(long, default_value = "/etc/quorumd/quorumd.yaml")]
         config: PathBuf,
     },
+    /// Make the first node of a new cluster, with an authority of its own
+    Init(daemon::InitOptions),
+    /// Make a node of this host, which the members of a cluster let in for a token
+    Join(daemon::JoinOptions),
     /// Look at a stopped node's data, or go on with it alone when the quorum is lost for good
     Recover(daemon::RecoverOptions),
     /// Run a cluster of processes on loopback, to try things and for tests
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
         Command::Run { config, exit_with_parent } => daemon::run(&config, exit_with_parent),
         Command::Check { config } => daemon::check(&config),
         Command::Dev(options) => daemon::dev(&options),
+        Command::Init(options) => daemon::init(&options),
+        Command::Join(options) => daemon::join(&options),
         Command::Recover(options) => daemon::recover(&options),
         Command::Version => daemon::version(),
     }

@@ -23,6 +23,7 @@ use super::members::Members;
 use super::node::{rebuild, status};
 use super::output::{Output, say};
 use super::supervise::OwnProgram;
+use super::token::TokenCommand;
 use super::watch::Watch;
 use crate::client::{Client, DurationText, IdempotencyKey, WriteOptions};
 
@@ -93,6 +94,9 @@ pub(super) enum Command {
     Rebuild,
     /// How this node and its cluster are
     Status,
+    /// Tokens by which hosts join the cluster
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Do several operations at once, or none
     Txn(Txn),
     /// Print changes as they happen
@@ -195,6 +199,7 @@ impl CommandLine {
             Command::Put(put) => put.run(session).await,
             Command::Rebuild => rebuild(session).await,
             Command::Status => status(session).await.map_err(Failure::of_a_read),
+            Command::Token(token) => token.run(session).await,
             Command::Txn(txn) => txn.run(session).await,
             Command::Watch(watch) => watch.run(session).await.map_err(Failure::of_a_read),
         }

@@ -47,6 +47,7 @@ mod running;
 mod signals;
 mod stopping;
 mod supervise;
+mod token;
 mod watch;
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod hold;
 mod kv;
 mod lease;
 mod node;
+mod token;
 mod watch;
 
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use crate::api::types::{
     TxnAnswer, TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind,
     WatchMessage,
 };
+pub use crate::api::types::{TokenAnswer, TokenPhase, TokenRequest, TokenView, TokensAnswer};
 pub use acquire::{AcquireOptions, Acquiring, CampaignOptions, Turn};
 pub use barrier::{Attendance, Attending, BarrierOptions};
 pub use call::{Client, Consistency, IdempotencyKey, ReadOptions, WriteOptions};

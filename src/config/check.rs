@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::base::{Span, limits};
+use crate::enroll::AuthorityOptions;
 use crate::raft;
 use crate::telemetry::LogOptions;
 
@@ -91,6 +92,7 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
     check_name(&file, report);
     let http = check_http(&file, directory, report);
     let limits = check_limits(&file, report);
+    let authority = check_authority(&file, directory, report);
     let cluster = file.cluster.given()?.1.clone();
     let name = file.name.given()?.1.clone();
     let mut members = BTreeMap::new();
@@ -113,7 +115,9 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
             cert: path(file.tls_cert, options::TLS_CERT),
             key: path(file.tls_key, options::TLS_KEY),
             ca: path(file.tls_ca, options::TLS_CA),
+            renew: file.tls_renew.or(false),
         },
+        authority,
         data_dir: path(file.data_dir, options::DATA_DIR),
         socket,
         http,
@@ -272,6 +276,26 @@ fn check_http(file: &File, directory: &Path, report: &mut Report) -> Option<Http
     let (_, listen) = file.http_listen.given()?;
     let (_, token_file) = file.http_token_file.given()?;
     Some(Http { listen: *listen, token_file: directory.join(token_file) })
+}
+
+fn check_authority(file: &File, directory: &Path, report: &mut Report) -> Option<AuthorityOptions> {
+    if let Some((at, true)) = file.tls_renew.given()
+        && file.tls_cert.given().map(|(_, path)| path) != file.tls_key.given().map(|(_, path)| path)
+    {
+        report.mistakes.push((
+            at,
+            "`tls.renew: auto` needs `tls.cert` and `tls.key` to be one and the same file, so that \
+             both are replaced at once"
+                .into(),
+        ));
+    }
+    let at = file.ca?;
+    if file.ca_dir == Setting::Absent {
+        report.mistakes.push((at, "`ca.dir` is missing: where ca.pem and ca.key are".into()));
+    }
+    let (_, dir) = file.ca_dir.given()?;
+    let life = file.certificate_life.clone().or(options::CERTIFICATE_LIFE);
+    Some(AuthorityOptions { directory: directory.join(dir), life })
 }
 
 fn check_limits(file: &File, report: &mut Report) -> Limits {

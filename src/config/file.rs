@@ -56,6 +56,11 @@ pub(super) struct File {
     pub tls_cert: Setting<String>,
     pub tls_key: Setting<String>,
     pub tls_ca: Setting<String>,
+    pub tls_renew: Setting<bool>,
+    /// The place of the section, when there is one.
+    pub ca: Option<Place>,
+    pub ca_dir: Setting<String>,
+    pub certificate_life: Setting<Span>,
     pub data_dir: Setting<String>,
     pub socket_path: Setting<String>,
     pub socket_mode: Setting<u32>,
@@ -107,10 +112,14 @@ pub(super) struct MemberSetting {
     pub role: MemberRole,
 }
 
+/// Shortest and longest life of a certificate in milliseconds: the shortest is for tests.
+const CERTIFICATE_LIFE: (u64, u64) = (5_000, 10 * 8_760 * 3_600_000);
+
 /// Reads the whole tree.
 pub(super) fn read(root: &Node, report: &mut Report) -> File {
     let mut top = Section::open("", Some(root), report);
     let tls = top.take("tls");
+    let ca = top.take("ca");
     let socket = top.take("socket");
     let http = top.take("http");
     let raft = top.take("raft");
@@ -122,6 +131,7 @@ pub(super) fn read(root: &Node, report: &mut Report) -> File {
     let members = top.take("members");
     let access = top.take("access");
     let mut tls = Section::open("tls", tls, report);
+    let mut ca_section = Section::open("ca", ca, report);
     let mut socket = Section::open("socket", socket, report);
     let mut http_section = Section::open("http", http, report);
     let mut raft = Section::open("raft", raft, report);
@@ -138,6 +148,10 @@ pub(super) fn read(root: &Node, report: &mut Report) -> File {
         tls_cert: tls.text("cert", report, path),
         tls_key: tls.text("key", report, path),
         tls_ca: tls.text("ca", report, path),
+        tls_renew: tls.text("renew", report, renew),
+        ca: ca.map(|node| node.at),
+        ca_dir: ca_section.text("dir", report, path),
+        certificate_life: ca_section.duration("certificate_life", report, CERTIFICATE_LIFE),
         data_dir: top.text("data_dir", report, path),
         socket_path: socket.text("path", report, path),
         socket_mode: socket.text("mode", report, values::mode),
@@ -161,7 +175,7 @@ pub(super) fn read(root: &Node, report: &mut Report) -> File {
         access: access::read(access, report),
         shutdown_grace: top.duration("shutdown_grace", report, (0, 600_000)),
     };
-    for section in [top, tls, socket, http_section, raft, history, quota, disk, log] {
+    for section in [top, tls, ca_section, socket, http_section, raft, history, quota, disk, log] {
         section.close(report);
     }
     file
@@ -438,6 +452,14 @@ fn path(text: &str) -> Result<String, String> {
         return Err("the path of a file".into());
     }
     Ok(text.to_owned())
+}
+
+fn renew(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("\"auto\" or \"off\"".into()),
+    }
 }
 
 fn group(text: &str) -> Result<String, String> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::api;
 use crate::base::{Span, limits};
+use crate::enroll::{AuthorityOptions, EnrollOptions};
 use crate::host::AccessRuleOptions;
 use crate::raft;
 use crate::replica;
@@ -26,6 +27,8 @@ pub struct Config {
     pub members: BTreeMap<String, Seed>,
     /// Certificates for the peer port.
     pub tls: TlsFiles,
+    /// The authority, when its key is on this host.
+    pub authority: Option<AuthorityOptions>,
     /// Where the log and the state are kept; absolute.
     pub data_dir: PathBuf,
     /// The local socket.
@@ -85,6 +88,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The authorities that sign the members' certificates.
     pub ca: PathBuf,
+    /// Whether this daemon renews the certificate, and keeps the authorities up to date.
+    pub renew: bool,
 }
 
 /// The unix socket that local callers use.
@@ -142,6 +147,7 @@ pub(super) const DATA_DIR: &str = "/var/lib/quorumd";
 pub(super) const SOCKET_PATH: &str = "/run/quorumd/quorumd.sock";
 pub(super) const SOCKET_MODE: u32 = 0o660;
 pub(super) const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const CERTIFICATE_LIFE: Span = Span::from_secs(90 * 24 * 60 * 60);
 pub(super) const SHUTDOWN_GRACE: Span = Span::from_secs(10);
 
 impl Config {
@@ -158,6 +164,11 @@ impl Config {
             txn_operations_max: self.limits.txn_operations,
             grace: self.shutdown_grace,
         }
+    }
+
+    /// What is given to what lets hosts join.
+    pub fn enroll_options(&self) -> EnrollOptions {
+        EnrollOptions { authority: self.authority.clone(), roots: self.tls.ca.clone() }
     }
 
     /// What the replica is given.

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::anyhow;
 
 use crate::config::{self, Config, Finding};
-use crate::pki::Credentials;
+use crate::pki::{Authority, Credentials};
 
 use super::exit::{ExitCode, Failure, conclude, say};
 use super::sockets;
@@ -26,8 +26,10 @@ fn judge(path: &Path) -> Result<(), Failure> {
     // Both are told at once: one mistake must not hide the other.
     let credentials = credentials(&config).err().map(|failure| failure.error.to_string());
     let token = config.http.as_ref().and_then(|http| sockets::read_token(&http.token_file).err());
-    let mistakes: Vec<String> =
-        credentials.into_iter().chain(token.map(|error| format!("{error:#}"))).collect();
+    let authority = config.authority.as_ref().map(|it| Authority::load(&it.directory));
+    let authority = authority.and_then(Result::err).map(|error| error.to_string());
+    let token = token.map(|error| format!("{error:#}"));
+    let mistakes: Vec<String> = credentials.into_iter().chain(token).chain(authority).collect();
     if !mistakes.is_empty() {
         return Err(Failure::new(ExitCode::Usage, anyhow!(mistakes.join("\n"))));
     }

@@ -5,6 +5,8 @@
 //! node, local socket, in this order, so that what can be refused is refused before anything is
 //! touched. Stopping goes the other way. `check` does the first part of it and starts nothing.
 //!
+//! `quorumd init` and `quorumd join` make the files of a node (`node_files`), and start nothing.
+//!
 //! `quorumd recover` opens the files of a node that does not run, and starts nothing.
 //!
 //! `quorumd dev` starts several ordinary daemons as processes of their own. What it needs on disk
@@ -17,6 +19,9 @@ mod descriptors;
 mod dev;
 mod dev_files;
 mod exit;
+mod init;
+mod join;
+mod node_files;
 mod notify;
 mod parent;
 mod recover;
@@ -31,5 +36,7 @@ mod dev_files_test;
 pub use check::check;
 pub use dev::{DevOptions, dev};
 pub use exit::{ExitCode, version};
+pub use init::{InitOptions, init};
+pub use join::{JoinOptions, join};
 pub use recover::{RecoverOptions, recover};
 pub use run::run;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api;
 use crate::config::{Config, MemberRole, Seed};
+use crate::enroll::Enrolment;
 use crate::host::{AccessRules, Host, sees_all_users};
 use crate::node::{self, Node, NodeStatus, Starting, Topic};
 use crate::pki::{Credentials, LiveTls};
@@ -218,6 +219,7 @@ async fn operate(
              not map all look the same, and no access rule is ever about them"
         );
     }
+    host.set_enrolment(Enrolment::start(node, &config.enroll_options()));
     let mut server = tokio::spawn(api::serve(host, listeners, config.api_options(), stopped));
     let signal = tokio::select! {
         signal = signals.next() => signal,

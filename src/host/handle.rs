@@ -1,9 +1,11 @@
 //! The handle through which the local API and the daemon use this folder.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
+use crate::enroll::Enrolment;
 use crate::node::Node;
 
 use super::refusal_log::RefusalLog;
@@ -15,13 +17,19 @@ pub struct Host {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     node: Node,
     /// Who waits here looks again at what it was once allowed. Sent by whoever reads the
     /// configuration, received by every stream; only the newest value counts.
     access: watch::Sender<Arc<AccessRules>>,
     refusals: RefusalLog,
+    enrolment: OnceLock<Arc<Enrolment>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl Host {
@@ -30,7 +38,8 @@ impl Host {
     pub fn new(node: Node) -> Self {
         let rules = AccessRules::new(&AccessOptions::default());
         let access = watch::Sender::new(Arc::new(rules));
-        Self { shared: Arc::new(Shared { node, access, refusals: RefusalLog::default() }) }
+        let (refusals, enrolment) = (RefusalLog::default(), OnceLock::new());
+        Self { shared: Arc::new(Shared { node, access, refusals, enrolment }) }
     }
 
     /// The node.
@@ -56,5 +65,16 @@ impl Host {
     /// Logs that a caller was refused, for each user once in a second.
     pub fn log_refusal(&self, denied: &Denied, pid: Option<u32>) {
         self.shared.refusals.note(denied, pid, std::time::Instant::now());
+    }
+
+    /// What this daemon does about joining; nothing before it was set.
+    pub fn enrolment(&self) -> Option<&Arc<Enrolment>> {
+        self.shared.enrolment.get()
+    }
+
+    /// Sets that, once.
+    pub fn set_enrolment(&self, enrolment: Arc<Enrolment>) {
+        // A second one would answer nobody: the first stays.
+        let _ = self.shared.enrolment.set(enrolment);
     }
 }

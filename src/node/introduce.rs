@@ -3,15 +3,18 @@
 //! What is done with the answer is decided by the operator's order and its leader.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::base::NodeId;
 use crate::node::Node;
 use crate::node::gatekeeper::Gate;
-use crate::peer::{Gatekeeper, PeerError, introduce};
+use crate::peer::{
+    Gatekeeper, JoinCall, PeerError, PeerFault, Registrar, RegistrarSlot, introduce,
+};
 use crate::pki::LiveTls;
 use crate::wire::{
-    Claim, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
+    Claim, Hello, HelloAnswer, HelloRefusal, JoinAnswer, JoinRequest, LinkClass,
+    PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
 };
 
 /// What a node introduces itself with.
@@ -20,6 +23,7 @@ pub(super) struct Introducer {
     pub(super) cluster_name: String,
     pub(super) name: String,
     pub(super) gate: Arc<Gate>,
+    pub(super) registrar: Arc<RegistrarSlot>,
 }
 
 impl fmt::Debug for Introducer {
@@ -58,7 +62,7 @@ impl Node {
         name: &str,
         address: &str,
     ) -> Result<Introduced, IntroductionError> {
-        let Introducer { tls, cluster_name, name: own, gate } = &self.shared.introducer;
+        let Introducer { tls, cluster_name, name: own, gate, .. } = &self.shared.introducer;
         let hello = Hello {
             version_min: PROTOCOL_VERSION_MIN,
             version_max: PROTOCOL_VERSION_MAX,
@@ -75,5 +79,30 @@ impl Node {
             HelloAnswer::Genesis(_) => Err(IntroductionError::Odd),
             HelloAnswer::Refused(refusal) => Err(IntroductionError::Refused(refusal)),
         }
+    }
+
+    /// Asks the member at `address`, whose certificate must carry `name`, for this node's next
+    /// certificate; this node shows the one that it has. Takes at most some seconds.
+    pub async fn ask_for_certificate(
+        &self,
+        name: &str,
+        address: &str,
+        request: &JoinRequest,
+    ) -> Result<JoinAnswer, PeerError> {
+        let Introducer { tls, cluster_name, .. } = &self.shared.introducer;
+        let call = JoinCall::dial(Arc::clone(&tls.current().join_client), address).await?;
+        if call.identity().cluster() != cluster_name {
+            return Err(PeerFault::Unwelcome(HelloRefusal::CertificateCluster).into());
+        }
+        if call.identity().name() != name {
+            return Err(PeerFault::Unwelcome(HelloRefusal::CertificateName).into());
+        }
+        call.ask(request).await
+    }
+
+    /// From now on this one answers hosts that ask for a certificate, for as long as somebody else
+    /// holds it.
+    pub fn set_registrar(&self, registrar: Weak<dyn Registrar>) {
+        self.shared.introducer.registrar.set(registrar);
     }
 }

@@ -107,6 +107,7 @@ impl Node {
             cluster_name: options.cluster_name.clone(),
             name: options.name.clone(),
             gate,
+            registrar: links.registrar(),
         };
         let node = spawn(options, replica, stores, Arc::new(links), introducer, inbound);
         let shared = Arc::clone(&node.shared);

@@ -9,7 +9,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 use crate::pki::IdentityFault;
-use crate::wire::{HelloRefusal, WireError};
+use crate::wire::{HelloRefusal, JoinRefusal, WireError};
 
 /// Why there is no link with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +76,9 @@ pub enum PeerFault {
     /// No common version or cipher suite of TLS.
     #[error("it offers no TLS 1.3: another program uses the peer port; find it by its address")]
     Incompatible,
+    /// It asked for a certificate and gets none.
+    #[error("it asked for a certificate and is refused: {0}")]
+    NotEnrolled(JoinRefusal),
     /// What it sent is not TLS.
     #[error("it does not speak TLS: another program uses the peer port; find it by its address")]
     NotTls,

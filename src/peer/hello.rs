@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::pki_types::{CertificateDer, DnsName, ServerName};
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
 use crate::base::{NodeId, limits};
 use crate::peer::links::{Peer, Shared};
-use crate::peer::socket;
-use crate::peer::{Gatekeeper, PeerError, PeerFault};
-use crate::pki::{ALPN, Identity, TlsConfigs, TlsFollower, peer_identity};
+use crate::peer::{Gatekeeper, PeerError, PeerFault, join, socket};
+use crate::pki::{ALPN, ALPN_JOIN, Identity, TlsConfigs, TlsFollower, peer_identity};
 use crate::wire::{
     Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
     WireError, encode_hello, encode_hello_answer, read_hello, read_hello_answer,
@@ -50,6 +50,14 @@ pub(super) struct Accepted {
     pub(super) stream: TlsStream<TcpStream>,
     /// What arrived after the hello.
     pub(super) buffer: BytesMut,
+}
+
+/// What an accepted connection turned out to be.
+pub(super) enum Received {
+    /// A link with a member.
+    Link(Accepted),
+    /// A request for a certificate.
+    Request(join::Asked),
 }
 
 /// A connection that was dialed and is a link.
@@ -166,18 +174,30 @@ async fn greet(
 pub(super) async fn receive(
     shared: &Shared,
     socket: TcpStream,
-) -> Result<Option<Accepted>, Rejected> {
+) -> Result<Option<Received>, Rejected> {
     socket::prepare(&socket)?;
+    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    // Who offers both wants a link: a certificate is then demanded.
+    let joins = {
+        let hello = start.client_hello();
+        let mut offered = hello.alpn().into_iter().flatten();
+        offered.next() == Some(ALPN_JOIN) && offered.next().is_none()
+    };
     let mut tls = shared.tls.follow();
-    let acceptor = TlsAcceptor::from(Arc::clone(&tls.current().server));
-    let mut stream = TlsStream::from(acceptor.accept(socket).await?);
+    if joins {
+        let config = Arc::clone(&tls.current().join_server);
+        let stream = TlsStream::from(start.into_stream(config).await?);
+        return Ok(Some(Received::Request(join::receive(shared, stream).await?)));
+    }
+    let config = Arc::clone(&tls.current().server);
+    let mut stream = TlsStream::from(start.into_stream(config).await?);
     let identity = proven_identity(&stream)?;
     match receive_hello(shared, &identity, &mut stream).await {
         Ok(None) => Ok(None),
         Ok(Some((node, class, buffer))) => {
             let name = identity.name().to_owned();
             let proof = Proof { chain: chain(&stream), tls };
-            Ok(Some(Accepted { name, node, class, proof, stream, buffer }))
+            Ok(Some(Received::Link(Accepted { name, node, class, proof, stream, buffer })))
         }
         Err(error) => Err(Rejected { identity: Some(identity), error }),
     }
@@ -261,7 +281,7 @@ fn chain(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
 
 /// Reads until one whole frame is there; what follows it stays in `buffer`. The limit is in `read`,
 /// which refuses by the announced length, so that the buffer never outgrows one frame and one read.
-async fn first_frame<T>(
+pub(super) async fn first_frame<T>(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     read: fn(&mut BytesMut) -> Result<Option<T>, WireError>,

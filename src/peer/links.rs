@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ use crate::base::{NodeId, Rng, Span, limits};
 use crate::peer::listener::{Handshakes, Incoming};
 use crate::peer::outbox::Outbox;
 use crate::peer::refusals::RefusalLog;
-use crate::peer::{Gatekeeper, PeerError, Refusal, bulk, dialer, listener};
+use crate::peer::{Gatekeeper, PeerError, Refusal, RegistrarSlot, bulk, dialer, join, listener};
 use crate::pki::LiveTls;
 use crate::wire::PeerMessage;
 
@@ -168,6 +168,9 @@ pub(super) struct Shared {
     pub(super) refusals: RefusalLog,
     pub(super) handshakes: Handshakes,
     pub(super) incoming: Incoming,
+    pub(super) registrar: Arc<RegistrarSlot>,
+    /// Places for requests for certificates.
+    pub(super) joins: Semaphore,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
@@ -236,6 +239,8 @@ impl Links {
             refusals: RefusalLog::default(),
             handshakes: Handshakes::default(),
             incoming: Incoming::default(),
+            registrar: Arc::default(),
+            joins: Semaphore::new(join::AT_ONCE_MAX),
             peers: Mutex::default(),
         });
         let runtime = Handle::current();
@@ -244,6 +249,11 @@ impl Links {
         let listener = Some(listener);
         let tasks = Mutex::new(Tasks { listener, dialers, leaving, rng });
         Ok(Links { shared, runtime, local_addr, tasks })
+    }
+
+    /// Where those who answer requests for certificates are named; until then nobody does.
+    pub fn registrar(&self) -> Arc<RegistrarSlot> {
+        Arc::clone(&self.shared.registrar)
     }
 
     /// Where this node listens.

@@ -16,9 +16,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::base::NodeId;
 use crate::base::limits::HANDSHAKES_MAX;
-use crate::peer::hello::{self, Accepted, HANDSHAKE_TIMEOUT, Rejected};
+use crate::peer::hello::{self, Accepted, HANDSHAKE_TIMEOUT, Received, Rejected};
 use crate::peer::links::{Poke, Shared};
-use crate::peer::{PeerError, PeerFault, link, renewal};
+use crate::peer::{PeerError, PeerFault, join, link, renewal};
 use crate::wire::LinkClass;
 
 /// How long a link that has a successor is still read.
@@ -78,7 +78,12 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, from: SocketAddr, place: 
     let received = timeout(HANDSHAKE_TIMEOUT, hello::receive(&shared, socket)).await;
     drop(place);
     match received {
-        Ok(Ok(Some(accepted))) => serve_link(&shared, from, accepted).await,
+        Ok(Ok(Some(Received::Link(accepted)))) => serve_link(&shared, from, accepted).await,
+        Ok(Ok(Some(Received::Request(asked)))) => {
+            if let Err(error) = join::answer(&shared, asked).await {
+                reject(&shared, from, &Rejected::from(error));
+            }
+        }
         Ok(Ok(None)) => {}
         Ok(Err(rejected)) => reject(&shared, from, &rejected),
         Err(_) => reject(&shared, from, &Rejected::from(PeerError::TimedOut)),

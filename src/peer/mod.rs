@@ -19,6 +19,13 @@
 //! certificate is good, reported once per reason and address ([`LinksStatus::refusals`]), and
 //! closed.
 //!
+//! # Who may ask
+//!
+//! A host that has no certificate yet may do one thing: ask for one, under the application protocol
+//! `quorumd-join/1` (`join.rs`). Which of the two is spoken is seen in the first bytes of TLS,
+//! before a certificate is demanded. The limits of a handshake cover such a connection up to its
+//! request; the answer comes from the [`Registrar`].
+//!
 //! # Losing a peer
 //!
 //! When the connection that we dialed ends, it is dialed again at once. If that fails too, the peer
@@ -44,10 +51,11 @@
 //!
 //! - **Listener**, one, owned by [`Links`]: accepts connections, and owns the tasks of all of them.
 //!   Ends by shutdown or drop.
-//! - **Connection**, one for each accepted: at most `HANDSHAKES_MAX` in their handshake, and one
-//!   link for each peer name. Ends when the peer closes, on a fault, when a newer connection of
-//!   that name replaces it (it is read to its end then, for two seconds at most), when it is too
-//!   old, when its name leaves the targets, or with the listener.
+//! - **Connection**, one for each accepted: at most `HANDSHAKES_MAX` in their handshake, at most
+//!   `JOINS_AT_ONCE_MAX` requests for certificates, and one link for each peer name. Ends when the
+//!   peer closes, on a fault, when a newer connection of that name replaces it (it is read to its
+//!   end then, for two seconds at most), when it is too old, when its name leaves the targets, or
+//!   with the listener.
 //! - **Dialer**, one for each target, owned by [`Links`]: keeps the outgoing link. Ends when its
 //!   outbox is closed, after it wrote what is queued, for at most a second.
 //! - **Bulk**, one for each target, in the dialer's task: has a second connection while parts of a
@@ -71,11 +79,13 @@ mod dialer;
 mod error;
 mod gatekeeper;
 mod hello;
+mod join;
 mod link;
 mod links;
 mod listener;
 mod outbox;
 mod refusals;
+mod registrar;
 mod renewal;
 #[cfg(test)]
 mod renewal_test;
@@ -91,5 +101,7 @@ mod refused_test;
 pub use error::{PeerError, PeerFault};
 pub use gatekeeper::Gatekeeper;
 pub use hello::introduce;
+pub use join::JoinCall;
 pub use links::{Inbound, Links, LinksStatus, Options, PeerStatus, Target};
 pub use refusals::Refusal;
+pub use registrar::{Asker, Registrar, RegistrarSlot};

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -17,7 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::pki::identity::{is_name, single_uri};
-use crate::pki::{Identity, PkiError, files};
+use crate::pki::{CheckedRequest, Identity, Pin, PkiError, files};
 
 /// File name of the authority's certificate: public, given to every node.
 const CERTIFICATE_FILE: &str = "ca.pem";
@@ -58,6 +58,13 @@ impl Validity {
     pub fn from_now(length: Duration) -> Validity {
         let now = SystemTime::now();
         Validity { not_before: now - CLOCK_SKEW, not_after: now + length }
+    }
+
+    /// As [`from_now`](Self::from_now) for a node's certificate, whose renewal is counted from its
+    /// first moment: one of a short life does not begin earlier than that life before now.
+    pub fn of_life(length: Duration) -> Validity {
+        let now = SystemTime::now();
+        Validity { not_before: now - CLOCK_SKEW.min(length), not_after: now + length }
     }
 }
 
@@ -120,6 +127,33 @@ impl Authority {
 
     /// A certificate with a fresh key for the node `name`.
     pub fn issue(&self, name: &str, validity: Validity) -> Result<Issued, PkiError> {
+        let key = KeyPair::generate()
+            .map_err(|source| PkiError::Making { subject: name.to_owned(), source })?;
+        let certificate_pem = self.certify(name, &key, validity)?;
+        Ok(Issued { certificate_pem, key_pem: key.serialize_pem() })
+    }
+
+    /// A certificate for the node `name` of the key in `request`; nothing else of it counts.
+    pub fn sign(
+        &self,
+        request: &CheckedRequest,
+        name: &str,
+        validity: Validity,
+    ) -> Result<String, PkiError> {
+        self.certify(name, &request.parsed.public_key, validity)
+    }
+
+    /// The pin of the authority's key.
+    pub fn pin(&self) -> Pin {
+        Pin::of_key(&self.issuer.key().subject_public_key_info())
+    }
+
+    fn certify(
+        &self,
+        name: &str,
+        key: &impl PublicKeyData,
+        validity: Validity,
+    ) -> Result<String, PkiError> {
         let identity = Identity::new(&self.cluster, name)?;
         let making = |source| PkiError::Making { subject: identity.to_string(), source };
         let mut params = params_with(&identity.to_string(), name, validity).map_err(making)?;
@@ -128,9 +162,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().map_err(making)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(making)?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        let certificate = params.signed_by(key, &self.issuer).map_err(making)?;
+        Ok(certificate.pem())
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! The TLS settings that are made of them are `tls.rs`'s.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::pki::identity::peer_identity;
 use crate::pki::tls::ChainVerifier;
-use crate::pki::{Identity, PkiError, files};
+use crate::pki::{Identity, Pin, PkiError, files};
 
 /// A node's own certificate chain and key, and the roots that it trusts.
 ///
@@ -28,6 +29,7 @@ use crate::pki::{Identity, PkiError, files};
 #[derive(Clone)]
 pub struct Credentials {
     identity: Identity,
+    not_before: SystemTime,
     not_after: SystemTime,
     pub(super) certified: Arc<CertifiedKey>,
     /// The trusted roots as certificates, for those who do not have them.
@@ -89,6 +91,33 @@ impl Credentials {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
+
+    /// The first moment at which the certificate is valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
+    /// The pins of the trusted roots.
+    pub fn trusted(&self) -> BTreeSet<Pin> {
+        self.authorities.iter().filter_map(Pin::of).collect()
+    }
+
+    /// The pin of the root that the certificate chains to, when it can be told.
+    pub fn issuer(&self) -> Option<Pin> {
+        let now = self.not_before + Duration::from_secs(1);
+        let signs = |root: &&CertificateDer<'static>| {
+            let mut store = RootCertStore::empty();
+            store.add((*root).clone()).is_ok() && self.chains_to(store, now)
+        };
+        self.authorities.iter().find(signs).and_then(Pin::of)
+    }
+
+    fn chains_to(&self, roots: RootCertStore, at: SystemTime) -> bool {
+        let at = UnixTime::since_unix_epoch(at.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let chain = &self.certified.cert;
+        ChainVerifier::new(Arc::new(roots))
+            .is_ok_and(|verifier| verifier.verify_both_ways(&chain[0], &chain[1..], at).is_ok())
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -113,7 +142,7 @@ fn judge(
     let identity = peer_identity(&chain)
         .map_err(|fault| PkiError::Identity { path: sources.certificate.clone(), fault })?;
     check_chain(sources, &chain, &roots, now)?;
-    let not_after = not_after(&chain[0]).ok_or_else(|| PkiError::Pem {
+    let (not_before, not_after) = validity(&chain[0]).ok_or_else(|| PkiError::Pem {
         path: sources.certificate.clone(),
         expected: "certificate",
     })?;
@@ -129,7 +158,7 @@ fn judge(
             },
         })?;
     let certified = Arc::new(certified);
-    Ok(Credentials { identity, not_after, certified, authorities, roots })
+    Ok(Credentials { identity, not_before, not_after, certified, authorities, roots })
 }
 
 /// All certificates of a PEM text, at least one.
@@ -179,9 +208,12 @@ fn check_chain(
     })
 }
 
-/// The end of a certificate's validity; nothing when it is unreadable or before 1970.
-fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+/// The first and the last moment of a certificate's validity; nothing when it is unreadable or
+/// before 1970.
+fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    let moment =
+        |seconds: i64| UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?));
+    let validity = parsed.validity();
+    Some((moment(validity.not_before.timestamp())?, moment(validity.not_after.timestamp())?))
 }

@@ -156,3 +156,23 @@ pub enum IdentityFault {
     #[error("it carries no URI name")]
     NoName,
 }
+
+/// Why a text is no join token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenFault {
+    /// The checksum at its end is another.
+    #[error("the join token is incomplete or mistyped: its checksum is wrong; copy it again")]
+    Checksum,
+    /// Its parts are not those of a token.
+    #[error("the join token cannot be read: make a new one with `quorumctl token create`")]
+    Form,
+    /// It does not begin as one.
+    #[error(
+        "this is no join token: one begins with `qd1.` and is made by `quorumctl token create`"
+    )]
+    Prefix,
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
+}

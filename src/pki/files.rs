@@ -4,8 +4,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::pki::PkiError;
 
@@ -39,6 +39,31 @@ pub(super) fn warn_if_open(key: &Path) {
              mode 0600"
         );
     }
+}
+
+/// Writes a file with `mode`, whole or not at all, durably: the new content takes the place of the
+/// old in one step.
+pub fn replace_file(path: &Path, mode: u32, content: &str) -> Result<(), PkiError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    // Left behind by an attempt that was cut off.
+    match std::fs::remove_file(&new) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(PkiError::File { path: new, source });
+        }
+        _ => {}
+    }
+    write_new(&new, mode, content)?;
+    let swap = || {
+        // Whoever owned the file goes on reading it.
+        if let Ok(old) = std::fs::metadata(path) {
+            let _ = std::os::unix::fs::chown(&new, Some(old.uid()), Some(old.gid()));
+        }
+        std::fs::rename(&new, path)?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    swap().map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
 /// Writes a new file with `mode`, durably. A file that exists is left as it is and reported.

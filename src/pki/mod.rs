@@ -17,7 +17,8 @@
 //! - [`TlsConfigs`]: TLS 1.3 only, both sides authenticated, nothing resumed.
 //! - [`LiveTls`]: those in force in a running node, replaced as a whole or not at all.
 //! - [`Expiry`]: when certificates end, and from when on that is worth a word.
-//! - [`Authority`]: a small private authority for `quorumd dev` and for tests.
+//! - [`Authority`]: a small private authority, which signs what `enroll/` has decided to sign.
+//! - [`JoinToken`], [`Pin`], [`KeyRequest`]: what a host without a certificate asks for one with.
 //!
 //! There are no revocation lists: a node is shut out by removing it from the membership, and its
 //! certificate is short-lived (revocation lists were the cause of several denials of service in
@@ -32,9 +33,13 @@ mod files;
 #[cfg(test)]
 mod hostile_test;
 mod identity;
+mod join_token;
+mod pin;
+mod pinned;
 mod reload;
 #[cfg(test)]
 mod reload_test;
+mod request;
 mod tls;
 
 #[cfg(test)]
@@ -42,8 +47,13 @@ mod pki_test;
 
 pub use authority::{Authority, Issued, Validity};
 pub use credentials::Credentials;
-pub use error::{IdentityFault, PkiError};
+pub use error::{IdentityFault, PkiError, TokenFault};
 pub use expiry::{EXPIRY_WARNING, Expiry, ExpiryKind};
+pub use files::replace_file;
 pub use identity::{Identity, peer_identity};
+pub use join_token::{JoinToken, is_id, proof_holds};
+pub use pin::Pin;
+pub use pinned::pinned_client;
 pub use reload::{LiveTls, TlsFollower};
-pub use tls::{ALPN, TlsConfigs};
+pub use request::{CheckedRequest, KeyRequest};
+pub use tls::{ALPN, ALPN_JOIN, TlsConfigs};

@@ -12,7 +12,7 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_sig
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
@@ -22,8 +22,10 @@ use rustls::{
 use crate::base::limits;
 use crate::pki::{Credentials, Identity, PkiError};
 
-/// The only application protocol of the peer port. A connection that did not agree on it is closed.
+/// The protocol of links between members. A link that did not agree on it is closed.
 pub const ALPN: &[u8] = b"quorumd/1";
+/// The protocol by which a host asks for a certificate, on the same port.
+pub const ALPN_JOIN: &[u8] = b"quorumd-join/1";
 
 /// A node's TLS settings, in two halves.
 ///
@@ -38,6 +40,11 @@ pub struct TlsConfigs {
     pub server: Arc<ServerConfig>,
     /// For dialed connections.
     pub client: Arc<ClientConfig>,
+    /// For accepted connections of hosts that ask for a certificate: the only ones on which the
+    /// other side may have none yet. With the chain go the roots; see `pinned.rs`.
+    pub join_server: Arc<ServerConfig>,
+    /// For dialing a member to ask for this node's next certificate.
+    pub join_client: Arc<ClientConfig>,
     verifier: Arc<ChainVerifier>,
 }
 
@@ -85,12 +92,78 @@ fn configs(credentials: &Credentials) -> Result<TlsConfigs, Error> {
     client.resumption = Resumption::disabled();
     client.enable_early_data = false;
     client.enable_sni = false;
+    let mut join_client = client.clone();
+    join_client.alpn_protocols = vec![ALPN_JOIN.to_vec()];
     Ok(TlsConfigs {
         identity: credentials.identity().clone(),
         server: Arc::new(server),
         client: Arc::new(client),
+        join_server: Arc::new(join_server(credentials)?),
+        join_client: Arc::new(join_client),
         verifier,
     })
+}
+
+fn join_server(credentials: &Credentials) -> Result<ServerConfig, Error> {
+    let clients = OptionalClients(ChainVerifier::new(Arc::clone(&credentials.roots))?);
+    let CertifiedKey { cert, key, ocsp } = &*credentials.certified;
+    let roots = credentials.authorities.iter().take(limits::JOIN_CHAIN_MAX - cert.len());
+    let chain = cert.iter().chain(roots).cloned().collect();
+    let own = CertifiedKey { cert: chain, key: Arc::clone(key), ocsp: ocsp.clone() };
+    let mut server = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(clients))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+    server.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    server.max_early_data_size = 0;
+    Ok(server)
+}
+
+/// As [`ChainVerifier`], but for that a client may have no certificate.
+#[derive(Debug)]
+struct OptionalClients(ChainVerifier);
+
+impl ClientCertVerifier for OptionalClients {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        ClientCertVerifier::root_hint_subjects(&self.0)
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.0.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls12_signature(&self.0, message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls13_signature(&self.0, message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ClientCertVerifier::supported_verify_schemes(&self.0)
+    }
 }
 
 /// Verifies a peer's chain against the trusted roots, for both directions, without comparing names.

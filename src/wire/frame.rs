@@ -15,14 +15,17 @@ use prost::Message;
 
 use super::codec::{append, checksum};
 use super::greeting::{HelloAnswerProto, HelloProto};
+use super::join_fields::{JoinAnswerProto, JoinRequestProto};
 use super::peer::{PeerProto, decode_peer};
 use crate::base::limits;
-use crate::wire::{Hello, HelloAnswer, PeerMessage, WireError};
+use crate::wire::{Hello, HelloAnswer, JoinAnswer, JoinRequest, PeerMessage, WireError};
 
 const HEAD_BYTES: usize = 4 + 1 + 4;
 
 const KIND_HELLO: u8 = 0x01;
 const KIND_HELLO_ANSWER: u8 = 0x02;
+const KIND_JOIN_REQUEST: u8 = 0x03;
+const KIND_JOIN_ANSWER: u8 = 0x04;
 /// The kinds of [`PeerMessage`], one per variant, are said in `peer.rs` and start here.
 pub(super) const KIND_PEER_MIN: u8 = 0x10;
 
@@ -119,6 +122,40 @@ pub fn read_hello_answer(buffer: &mut BytesMut) -> Result<Option<HelloAnswer>, W
     match take(buffer, limits::FRAME_BYTES_MAX)? {
         Some((KIND_HELLO_ANSWER, content)) => HelloAnswerProto::read(content).map(Some),
         Some(_) => Err(WireError::UnknownKind("answer to a hello")),
+        None => Ok(None),
+    }
+}
+
+/// Encodes a request for a certificate as one frame.
+pub fn encode_join_request(request: &JoinRequest) -> Bytes {
+    let mut buffer = BytesMut::new();
+    put(KIND_JOIN_REQUEST, &JoinRequestProto::from(request), &mut buffer);
+    buffer.freeze()
+}
+
+/// Encodes the answer to a request for a certificate as one frame.
+pub fn encode_join_answer(answer: &JoinAnswer) -> Bytes {
+    let mut buffer = BytesMut::new();
+    put(KIND_JOIN_ANSWER, &JoinAnswerProto::from(answer), &mut buffer);
+    buffer.freeze()
+}
+
+/// Takes a request for a certificate out of `buffer`; nothing when more bytes are needed. Refuses
+/// by [`limits::JOIN_REQUEST_BYTES_MAX`], since nothing is known of who asks.
+pub fn read_join_request(buffer: &mut BytesMut) -> Result<Option<JoinRequest>, WireError> {
+    match take(buffer, limits::JOIN_REQUEST_BYTES_MAX)? {
+        Some((KIND_JOIN_REQUEST, content)) => JoinRequestProto::read(content).map(Some),
+        Some(_) => Err(WireError::UnknownKind("request for a certificate")),
+        None => Ok(None),
+    }
+}
+
+/// Takes the answer to a request for a certificate out of `buffer`; nothing when more bytes are
+/// needed.
+pub fn read_join_answer(buffer: &mut BytesMut) -> Result<Option<JoinAnswer>, WireError> {
+    match take(buffer, limits::JOIN_ANSWER_BYTES_MAX)? {
+        Some((KIND_JOIN_ANSWER, content)) => JoinAnswerProto::read(content).map(Some),
+        Some(_) => Err(WireError::UnknownKind("answer to a request for a certificate")),
         None => Ok(None),
     }
 }

@@ -40,6 +40,8 @@ mod forward;
 mod frame;
 mod greeting;
 mod hello;
+mod join;
+mod join_fields;
 mod members;
 mod members_fields;
 mod outcome;
@@ -69,12 +71,14 @@ pub use forward::{
 };
 pub use frame::{
     FrameDecoder, decode_hello, decode_hello_answer, encode_frame, encode_frame_into, encode_hello,
-    encode_hello_answer, read_hello, read_hello_answer,
+    encode_hello_answer, encode_join_answer, encode_join_request, read_hello, read_hello_answer,
+    read_join_answer, read_join_request,
 };
 pub use hello::{
     Claim, Genesis, Hello, HelloAnswer, HelloRefusal, LinkClass, PROTOCOL_VERSION_MAX,
     PROTOCOL_VERSION_MIN, Standing,
 };
+pub use join::{Admission, JoinAnswer, JoinOrder, JoinRefusal, JoinRequest};
 pub use members::{
     ChangeReport, MembersAnswer, MembersOrder, MembersRefusal, MembersReply, MembersRequest,
     Newcomer, WantedMembers,

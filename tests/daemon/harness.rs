@@ -313,8 +313,16 @@ impl Drop for Process {
 }
 
 impl Node {
+    /// A node in `home`, whose configuration is made by somebody else.
+    pub fn new(name: &str, home: &Path) -> Self {
+        let at = |name: &str| home.join(name);
+        let (data, socket, config) = (at("data"), at("s"), at("etc/quorumd.yaml"));
+        let (name, home, port) = (name.to_owned(), home.to_owned(), Port::reserve());
+        Self { name, home, data, socket, config, port, child: None }
+    }
+
     /// Starts the process. It is killed with the thread that starts it, which is the test's.
-    fn run(&mut self) -> u32 {
+    pub fn run(&mut self) -> u32 {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = quorumd()

@@ -23,6 +23,7 @@ mod disk_full;
 mod divergence;
 mod handover;
 mod holder;
+mod join;
 mod kill;
 mod members;
 mod partition;

@@ -41,10 +41,12 @@ pub const LAYERS: &[Layer] = &[
     // Of Raft only the sender of a message, to be compared with the certificate.
     open("peer", &["base", "raft", "wire", "pki"]),
     open("node", &["base", "raft", "state", "watch", "wire", "storage", "replica", "pki", "peer"]),
+    // Who joins is told in words of `wire/`, and becomes a member by an order of `raft/`'s roles.
+    open("enroll", &["base", "raft", "state", "wire", "replica", "pki", "peer", "node"]),
     // What `node/` answers with (promises, errors of requests) are words of `replica/`.
-    open("host", &["base", "state", "watch", "replica", "node"]),
+    open("host", &["base", "state", "watch", "replica", "node", "enroll"]),
     open("telemetry", &["base", "raft", "replica", "node"]),
-    open("api", &["base", "state", "watch", "replica", "node", "host", "telemetry"]),
+    open("api", &["base", "state", "watch", "replica", "node", "enroll", "host", "telemetry"]),
     open("client", &["api::types"]),
     open(
         "config",
@@ -59,6 +61,7 @@ pub const LAYERS: &[Layer] = &[
             "pki::*Options",
             "peer::*Options",
             "node::*Options",
+            "enroll::*Options",
             "host::*Options",
             "telemetry::*Options",
             "telemetry::LogFormat",
@@ -80,6 +83,7 @@ pub const LAYERS: &[Layer] = &[
             "pki",
             "peer",
             "node",
+            "enroll",
             "host",
             "telemetry",
             "api",

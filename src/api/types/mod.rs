@@ -14,6 +14,7 @@ mod node;
 mod problem;
 mod queue;
 mod text;
+mod tokens;
 mod watch;
 
 #[cfg(test)]
@@ -45,4 +46,5 @@ pub use queue::{
     RevokeAnswer,
 };
 pub use text::{DurationText, DurationTextError, HexId, Incarnation, KeyName};
+pub use tokens::{TokenAnswer, TokenPhase, TokenRequest, TokenView, TokensAnswer};
 pub use watch::{WatchEvent, WatchEventKind, WatchMessage};
