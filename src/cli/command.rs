@@ -24,6 +24,7 @@ use super::node::{rebuild, status};
 use super::output::{Output, say};
 use super::supervise::OwnProgram;
 use super::token::TokenCommand;
+use super::unit::UnitStop;
 use super::watch::Watch;
 use crate::client::{Client, DurationText, IdempotencyKey, WriteOptions};
 
@@ -99,6 +100,8 @@ pub(super) enum Command {
     Token(TokenCommand),
     /// Do several operations at once, or none
     Txn(Txn),
+    /// What quorumd-elect@ and quorumd-lock@ run after they have ended: stop the unit, then release
+    UnitStop(UnitStop),
     /// Print changes as they happen
     Watch(Watch),
 }
@@ -201,6 +204,7 @@ impl CommandLine {
             Command::Status => status(session).await.map_err(Failure::of_a_read),
             Command::Token(token) => token.run(session).await,
             Command::Txn(txn) => txn.run(session).await,
+            Command::UnitStop(stop) => stop.run(session).await,
             Command::Watch(watch) => watch.run(session).await.map_err(Failure::of_a_read),
         }
     }

@@ -11,6 +11,8 @@ use super::exit::{DONE, Failure};
 use super::hold::{Prize, wait_and_hold};
 use super::output::{Output, bytes_of, place_line, say, shown};
 use super::running::Running;
+use super::unit::{UnitOptions, lease_request};
+use super::unit_lease;
 use crate::client::{
     CampaignOptions, ElectionMessage, ElectionView, ElectionWatch, Error, Place, WriteOptions,
 };
@@ -50,6 +52,8 @@ pub(super) struct Elect {
     resign: Option<u64>,
     #[command(flatten)]
     running: Running,
+    #[command(flatten)]
+    unit: UnitOptions,
 }
 
 impl Elect {
@@ -70,6 +74,11 @@ impl Elect {
             let answer = session.client.resign(&name, token, &WriteOptions::default()).await?;
             session.output.print(&answer, format!("revision {}", answer.revision))?;
             return Ok(DONE);
+        }
+        if let Some(job) = self.unit.job() {
+            let value = self.value.as_deref().map_or_else(Bytes::new, bytes_of);
+            let place = unit_lease::Place::Election { name, value };
+            return self.unit.run(session, job, place, lease_request(self.ttl, self.info)).await;
         }
         let options = CampaignOptions {
             value: self.value.as_deref().map_or_else(Bytes::new, bytes_of),

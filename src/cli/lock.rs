@@ -10,6 +10,8 @@ use super::exit::{DONE, Failure};
 use super::hold::{Prize, wait_and_hold};
 use super::output::{bytes_of, place_line, shown};
 use super::running::Running;
+use super::unit::{UnitOptions, lease_request};
+use super::unit_lease::Place;
 use crate::client::{AcquireOptions, LockView, Mode, WriteOptions};
 
 #[derive(Args, Debug)]
@@ -41,6 +43,8 @@ pub(super) struct Lock {
     release: Option<u64>,
     #[command(flatten)]
     running: Running,
+    #[command(flatten)]
+    unit: UnitOptions,
 }
 
 impl Lock {
@@ -57,11 +61,16 @@ impl Lock {
             session.output.print(&answer, format!("revision {}", answer.revision))?;
             return Ok(DONE);
         }
+        let mode = if self.shared { Mode::Shared } else { Mode::Exclusive };
+        if let Some(job) = self.unit.job() {
+            let place = Place::Lock { name, slots: self.slots, mode };
+            return self.unit.run(session, job, place, lease_request(self.ttl, self.info)).await;
+        }
         let options = AcquireOptions {
             ttl: self.ttl,
             wait: self.wait,
             slots: self.slots,
-            mode: if self.shared { Mode::Shared } else { Mode::Exclusive },
+            mode,
             info: self.info,
         };
         wait_and_hold(session, Prize::Lock(options), &name, &self.running).await

@@ -20,10 +20,12 @@
 //! Both `quorumctl` and the guard are subreapers (prctl(2), PR_SET_CHILD_SUBREAPER): a descendant
 //! that loses its parent becomes a child of the guard, or of `quorumctl` once that is gone. So no
 //! descendant escapes by forking twice or leaving its group or session, and `no child left` means
-//! that none is left. A SIGSTOP of either is made good by the other. What escapes: a SIGKILL of both
-//! at once leaves what CMD started (CMD itself dies), a SIGSTOP of both stops both clocks, and a
-//! process of another user that CMD became cannot be signalled. The fencing token in
+//! that none is left. A SIGSTOP of either is made good by the other. What escapes: a SIGKILL of
+//! both at once leaves what CMD started (CMD itself dies), a SIGSTOP of both stops both clocks, and
+//! a process of another user that CMD became cannot be signalled. The fencing token in
 //! `QUORUMD_TOKEN` is for these.
+//!
+//! `--unit U` runs a unit of systemd instead, whose processes are systemd's to watch (unit.rs).
 
 mod access;
 mod barrier;
@@ -47,7 +49,10 @@ mod running;
 mod signals;
 mod stopping;
 mod supervise;
+mod systemctl;
 mod token;
+mod unit;
+mod unit_lease;
 mod watch;
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod kv;
 mod lease;
 mod node;
 mod token;
+mod under_lease;
 mod watch;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Takes over, once, what systemd hands to a new process as open descriptors (sd_listen_fds(3)): the
-//! listening socket of `quorumd.socket`, and what an earlier process left in the descriptor store.
+//! Takes over, once, what systemd hands to a new process as open descriptors (sd_listen_fds(3)):
+//! the listening socket of `quorumd.socket`, and what an earlier process left in the descriptor
+//! store.
 //!
 //! What they are used for is decided by `sockets` and by whoever bound the processes.
 

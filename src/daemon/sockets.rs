@@ -24,8 +24,8 @@ const TOKEN_BYTES_MAX: usize = 512;
 /// The socket of local callers, and whose it is.
 pub(super) struct Local {
     pub listener: UnixListener,
-    /// Made here, to be removed here. A socket that systemd made stays: whoever connects to it while
-    /// no daemon runs is served by the next one.
+    /// Made here, to be removed here. A socket that systemd made stays: whoever connects to it
+    /// while no daemon runs is served by the next one.
     made_here: bool,
 }
 

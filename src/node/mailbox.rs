@@ -3,9 +3,9 @@
 //! Bounded by `limits::MAILBOX_EVENTS_MAX`. Senders are the callers' tasks, the inbound task, the
 //! disk task, and the writer and saver threads; the receiver is the replica thread. Full means: a
 //! caller is refused, and a peer's message is dropped (Raft sends again); the few words of the two
-//! disk threads, each of which has one write or save under way, the watchdog's question, and the end
-//! of what a connection owned, of which there is no more than there are streams, always find room. Closed means that the
-//! node has stopped.
+//! disk threads, each of which has one write or save under way, the watchdog's question, and the
+//! end of what a connection owned, of which there is no more than there are streams, always find
+//! room. Closed means that the node has stopped.
 //!
 //! The bound is a count beside a channel without one: the bounded channel of the standard library
 //! makes room for all of it at once, which was half of the memory of an idle daemon.

@@ -35,4 +35,5 @@ mod run;
 mod running;
 mod snapshot;
 mod status;
+mod unit_hold;
 mod units;
