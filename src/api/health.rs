@@ -7,6 +7,7 @@ use crate::replica::{RequestError, UnavailableReason};
 use crate::telemetry::{METRICS_CONTENT_TYPE, render};
 
 use super::context::Context;
+use super::file_status;
 use super::problem::Fault;
 use super::stream::Body;
 
@@ -39,7 +40,7 @@ pub(super) fn ready(context: &Context) -> Result<Response<Body>, Fault> {
 /// `GET /metrics`: Prometheus text.
 pub(super) fn metrics(context: &Context) -> Response<Body> {
     let media_type = HeaderValue::from_static(METRICS_CONTENT_TYPE);
-    text(render(&context.node.status()), media_type)
+    text(render(&context.node.status(), &file_status::gauges(&context.host)), media_type)
 }
 
 fn text(text: impl Into<bytes::Bytes>, media_type: HeaderValue) -> Response<Body> {

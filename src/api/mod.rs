@@ -20,6 +20,7 @@ mod bound;
 mod connection;
 mod context;
 mod election;
+mod file_status;
 mod health;
 #[cfg(test)]
 mod hostile_test;

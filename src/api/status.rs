@@ -12,6 +12,7 @@ use crate::replica::{Role, SnapshotPhase, SnapshotStatus};
 
 use super::answer::{Stamp, json};
 use super::context::{Ask, Context, node_name};
+use super::file_status;
 use super::members::{change_waits, member_views};
 use super::params;
 use super::problem::Fault;
@@ -28,6 +29,7 @@ pub(super) fn status(context: &Context, ask: &Ask) -> Result<Response<Body>, Fau
     view.health.extend(
         more.into_iter().map(|(code, detail)| HealthNote { code: code.to_owned(), detail }),
     );
+    file_status::add(&context.host, &mut view);
     Ok(json(StatusCode::OK, &view, seen))
 }
 
@@ -91,6 +93,8 @@ fn status_view(status: &NodeStatus) -> StatusAnswer {
             log_bytes: replica.log_bytes,
             last_write_ms: status.storage.last_write.as_millis(),
         },
+        files: Vec::new(),
+        publish: Vec::new(),
     }
 }
 
@@ -152,6 +156,8 @@ pub(super) fn starting_view(starting: &StartStatus) -> StatusAnswer {
         health: vec![HealthNote { code: code.to_owned(), detail: starting.phase.sentence() }],
         notes: Vec::new(),
         storage: StorageView::default(),
+        files: Vec::new(),
+        publish: Vec::new(),
     }
 }
 

@@ -143,6 +143,37 @@ pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 32 * 1024 * 1024;
 /// Bytes of proposals that wait in a leader for their commit.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+// Files that follow keys, and directories that keys follow.
+
+/// Most files that follow keys on one host.
+pub const FILES_MAX: usize = 256;
+/// Most directories that keys follow on one host.
+pub const PUBLISHED_MAX: usize = 64;
+/// Keys and prefixes that one file may be made of: each is a watch.
+pub const FILE_KEYS_MAX: usize = 64;
+/// Longest rendered file in bytes.
+pub const RENDERED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of keys and values that one file may be made of.
+pub const RENDER_INPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Steps of a template: some thousand keys with a hundred steps each, well under a second.
+pub const RENDER_FUEL: u64 = 2_000_000;
+/// Longest template in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 256 * 1024;
+/// Longest name of a rendered file in bytes: what is written beside it has 26 more, and file
+/// systems allow 255.
+pub const RENDERED_NAME_BYTES_MAX: usize = 200;
+/// Most arguments of a command, its program counted.
+pub const COMMAND_ARGUMENTS_MAX: usize = 64;
+/// Bytes of a command's output that are kept for its report.
+pub const COMMAND_OUTPUT_BYTES_MAX: usize = 2 * 1024;
+/// Most files of one published directory.
+pub const PUBLISHED_FILES_MAX: usize = 20_000;
+/// Longest name of a published file in bytes.
+pub const PUBLISHED_NAME_BYTES_MAX: usize = 64;
+/// Bytes of files that one transaction publishes, unless a single file is longer: with their keys
+/// they fit in a command.
+pub const PUBLISH_BATCH_BYTES: usize = 512 * 1024;
+
 // Requests in flight on one node.
 
 /// Requests that wait for their outcome on one node; more are refused (429).

@@ -6,6 +6,7 @@ use super::command::Session;
 use super::exit::{DONE, Failure};
 use super::members::members_table;
 use super::output::table;
+use crate::api::types::FileStateView;
 use crate::client::{DurationText, NodeRole, NodeState, StatusAnswer};
 
 pub(super) async fn status(session: &Session) -> Result<u8, Failure> {
@@ -101,6 +102,7 @@ fn status_page(status: &StatusAnswer) -> String {
         let why = link.last_error.as_deref().unwrap_or("no connection yet");
         page.push_str(&format!("\nnot connected to {}: {why}", link.name));
     }
+    page.push_str(&files_tables(status));
     if status.health.is_empty() {
         page.push_str("\n\nhealth: ok");
     } else {
@@ -113,6 +115,43 @@ fn status_page(status: &StatusAnswer) -> String {
         page.push_str(&format!("\nnote: {}", note.detail));
     }
     page
+}
+
+/// The files of this host; nothing when there are none.
+fn files_tables(status: &StatusAnswer) -> String {
+    let state = |state: FileStateView| {
+        let word = match state {
+            FileStateView::Current => "current",
+            FileStateView::Failed => "failed",
+            FileStateView::Stale => "stale",
+            FileStateView::Unknown => "unknown",
+            FileStateView::Waiting => "waiting",
+        };
+        word.to_owned()
+    };
+    let at = |revision: Option<u64>| revision.map_or("-".to_owned(), |it| it.to_string());
+    let why = |reason: &Option<String>| reason.clone().unwrap_or_default();
+    let head = |names: [&str; 5]| names.map(str::to_owned).to_vec();
+    let mut text = String::new();
+    if !status.files.is_empty() {
+        let files = status.files.iter().map(|it| {
+            let (name, path) = (it.name.clone(), it.path.clone());
+            vec![name, state(it.state), at(it.revision), path, why(&it.reason)]
+        });
+        let head = head(["FILE", "STATE", "REVISION", "PATH", "REASON"]);
+        let rows: Vec<_> = std::iter::once(head).chain(files).collect();
+        text += &format!("\n\n{}", table(&rows));
+    }
+    if !status.publish.is_empty() {
+        let published = status.publish.iter().map(|it| {
+            let place = format!("{} -> {} ({} keys)", it.directory, it.prefix, it.keys);
+            vec![it.name.clone(), state(it.state), at(it.revision), place, why(&it.reason)]
+        });
+        let head = head(["PUBLISH", "STATE", "REVISION", "DIRECTORY", "REASON"]);
+        let rows: Vec<_> = std::iter::once(head).chain(published).collect();
+        text += &format!("\n\n{}", table(&rows));
+    }
+    text
 }
 
 #[cfg(test)]

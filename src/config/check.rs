@@ -11,11 +11,13 @@ use std::path::Path;
 
 use crate::base::{Span, limits};
 use crate::enroll::AuthorityOptions;
+use crate::host::FilesOptions;
 use crate::raft;
 use crate::telemetry::LogOptions;
 
 use super::file::{self, File, Members, Report, Setting};
 use super::options::{self, Config, History, Http, Limits, MemberRole, Seed, Socket, TlsFiles};
+use super::publish;
 use super::report::{ConfigError, Finding};
 use super::source::{self, Place};
 use super::values::duration_text;
@@ -62,7 +64,7 @@ pub fn parse(
     })?;
     let root = source::parse(text).map_err(|(place, message)| invalid(place, message))?;
     let mut report = Report::default();
-    let content = file::read(&root, &mut report);
+    let content = file::read(&root, directory, &mut report);
     let config = assemble(content, directory, &mut report);
     let placed = |mut found: Vec<(Place, String)>| -> Vec<Finding> {
         found.sort();
@@ -106,9 +108,12 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
         Setting::Absent | Setting::Bad => default_listen(own)?,
     };
     let path = |setting: Setting<String>, default: &str| directory.join(setting.or(default.into()));
+    let data_dir = path(file.data_dir, options::DATA_DIR);
+    let files = FilesOptions { state_dir: data_dir.join(options::FILES_STATE), ..file.files };
+    let state_dir = data_dir.join(options::PUBLISH_STATE);
+    let publish = publish::complete(file.publish, state_dir, &name, limits.value_bytes);
     Some(Config {
         cluster,
-        name,
         listen,
         members,
         tls: TlsFiles {
@@ -118,7 +123,8 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
             renew: file.tls_renew.or(false),
         },
         authority,
-        data_dir: path(file.data_dir, options::DATA_DIR),
+        name,
+        data_dir,
         socket,
         http,
         election_timeout,
@@ -139,6 +145,8 @@ fn assemble(file: File, directory: &Path, report: &mut Report) -> Option<Config>
             format: file.log_format.or(LogOptions::default().format),
         },
         access: file.access,
+        files,
+        publish,
         shutdown_grace: file.shutdown_grace.or(options::SHUTDOWN_GRACE),
     })
 }

@@ -3,13 +3,16 @@
 //! What values mean together, and the defaults of absent ones, are decided in `check`.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::base::{Span, limits};
-use crate::host::AccessRuleOptions;
+use crate::host::{AccessRuleOptions, FilesOptions, PublishOptions};
 use crate::telemetry::{LogFormat, LogLevel};
 
 use super::access;
+use super::files;
 use super::options::MemberRole;
+use super::publish;
 use super::source::{Node, Place, Value};
 use super::values;
 
@@ -83,6 +86,8 @@ pub(super) struct File {
     pub log_level: Setting<LogLevel>,
     pub log_format: Setting<LogFormat>,
     pub access: Option<Vec<AccessRuleOptions>>,
+    pub files: FilesOptions,
+    pub publish: PublishOptions,
     pub shutdown_grace: Setting<Span>,
 }
 
@@ -115,8 +120,9 @@ pub(super) struct MemberSetting {
 /// Shortest and longest life of a certificate in milliseconds: the shortest is for tests.
 const CERTIFICATE_LIFE: (u64, u64) = (5_000, 10 * 8_760 * 3_600_000);
 
-/// Reads the whole tree.
-pub(super) fn read(root: &Node, report: &mut Report) -> File {
+/// Reads the whole tree. Relative paths of files and directories that follow keys, or that keys
+/// follow, are taken from `directory` here.
+pub(super) fn read(root: &Node, directory: &Path, report: &mut Report) -> File {
     let mut top = Section::open("", Some(root), report);
     let tls = top.take("tls");
     let ca = top.take("ca");
@@ -130,6 +136,8 @@ pub(super) fn read(root: &Node, report: &mut Report) -> File {
     let log = top.take("log");
     let members = top.take("members");
     let access = top.take("access");
+    let (directories, files) = (top.take("files_directories"), top.take("files"));
+    let publish = top.take("publish");
     let mut tls = Section::open("tls", tls, report);
     let mut ca_section = Section::open("ca", ca, report);
     let mut socket = Section::open("socket", socket, report);
@@ -173,6 +181,8 @@ pub(super) fn read(root: &Node, report: &mut Report) -> File {
         log_level: log.text("level", report, log_level),
         log_format: log.text("format", report, log_format),
         access: access::read(access, report),
+        files: files::read(directories, files, directory, report),
+        publish: publish::read(publish, directory, report),
         shutdown_grace: top.duration("shutdown_grace", report, (0, 600_000)),
     };
     for section in [top, tls, ca_section, socket, http_section, raft, history, quota, disk, log] {
@@ -296,7 +306,7 @@ impl<'a> Section<'a> {
     }
 
     /// A duration within `(least, most)` milliseconds.
-    fn duration(
+    pub(super) fn duration(
         &mut self,
         key: &'static str,
         report: &mut Report,
@@ -332,7 +342,7 @@ impl<'a> Section<'a> {
     }
 
     /// A size within `(least, most)` bytes.
-    fn size(
+    pub(super) fn size(
         &mut self,
         key: &'static str,
         report: &mut Report,
@@ -394,7 +404,7 @@ impl<'a> Section<'a> {
     }
 }
 
-fn read_text<T>(
+pub(super) fn read_text<T>(
     path: &str,
     node: &Node,
     report: &mut Report,
@@ -416,7 +426,12 @@ fn read_text<T>(
     }
 }
 
-fn mistake<T>(path: &str, node: &Node, expected: &str, report: &mut Report) -> Setting<T> {
+pub(super) fn mistake<T>(
+    path: &str,
+    node: &Node,
+    expected: &str,
+    report: &mut Report,
+) -> Setting<T> {
     let hint = if node.value == Value::Null { "; remove the key for the default" } else { "" };
     let found = found(&node.value);
     report.mistakes.push((node.at, format!("`{path}` must be {expected}; found {found}{hint}")));
@@ -447,7 +462,7 @@ fn clipped(text: &str) -> String {
     clipped
 }
 
-fn path(text: &str) -> Result<String, String> {
+pub(super) fn path(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("the path of a file".into());
     }

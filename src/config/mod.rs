@@ -13,9 +13,13 @@
 mod access;
 mod check;
 mod file;
+mod files;
+#[cfg(test)]
+mod files_test;
 #[cfg(test)]
 mod hostile_test;
 mod options;
+mod publish;
 mod report;
 mod source;
 mod values;

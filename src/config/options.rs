@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::api;
 use crate::base::{Span, limits};
 use crate::enroll::{AuthorityOptions, EnrollOptions};
-use crate::host::AccessRuleOptions;
+use crate::host::{AccessRuleOptions, FilesOptions, PublishOptions};
 use crate::raft;
 use crate::replica;
 use crate::telemetry::LogOptions;
@@ -57,6 +57,10 @@ pub struct Config {
     pub log: LogOptions,
     /// Who may do what through the local API; nothing when the file has no rules.
     pub access: Option<Vec<AccessRuleOptions>>,
+    /// Files that follow keys.
+    pub files: FilesOptions,
+    /// Directories that keys follow.
+    pub publish: PublishOptions,
     /// How long an orderly stop may take before it becomes an abrupt one.
     pub shutdown_grace: Span,
 }
@@ -144,6 +148,10 @@ pub(super) const TLS_CERT: &str = "/etc/quorumd/tls/node.crt";
 pub(super) const TLS_KEY: &str = "/etc/quorumd/tls/node.key";
 pub(super) const TLS_CA: &str = "/etc/quorumd/tls/ca.crt";
 pub(super) const DATA_DIR: &str = "/var/lib/quorumd";
+/// Under the data directory.
+pub(super) const FILES_STATE: &str = "files";
+/// Under the data directory.
+pub(super) const PUBLISH_STATE: &str = "publish";
 pub(super) const SOCKET_PATH: &str = "/run/quorumd/quorumd.sock";
 pub(super) const SOCKET_MODE: u32 = 0o660;
 pub(super) const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;

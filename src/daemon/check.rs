@@ -29,7 +29,12 @@ fn judge(path: &Path) -> Result<(), Failure> {
     let authority = config.authority.as_ref().map(|it| Authority::load(&it.directory));
     let authority = authority.and_then(Result::err).map(|error| error.to_string());
     let token = token.map(|error| format!("{error:#}"));
-    let mistakes: Vec<String> = credentials.into_iter().chain(token).chain(authority).collect();
+    let mistakes: Vec<String> = credentials
+        .into_iter()
+        .chain(token)
+        .chain(authority)
+        .chain(config.files.problems())
+        .collect();
     if !mistakes.is_empty() {
         return Err(Failure::new(ExitCode::Usage, anyhow!(mistakes.join("\n"))));
     }

@@ -210,8 +210,10 @@ async fn operate(
     let (stop, stopping) = oneshot::channel::<()>();
     // A stop that was never asked for is one too: the sender is gone with this function.
     let stopped = async move { stopping.await.unwrap_or_default() };
-    let listeners = api::Listeners { unix: local, tcp: http };
     let host = Host::new(node.clone());
+    host.set_files(config.files.clone());
+    host.set_publish(config.publish.clone());
+    let listeners = api::Listeners { unix: local, tcp: http };
     host.set_access(AccessRules::new(&config.access_options()));
     if !sees_all_users() {
         tracing::warn!(

@@ -1,6 +1,7 @@
 //! The handle through which the local API and the daemon use this folder.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
@@ -8,6 +9,9 @@ use tokio::sync::watch;
 use crate::enroll::Enrolment;
 use crate::node::Node;
 
+use super::file_status::{FileStatus, PublishStatus};
+use super::files_options::{FileOptions, PublishedOptions};
+use super::host_tasks::HostTasks;
 use super::refusal_log::RefusalLog;
 use super::{AccessOptions, AccessRules, Denied};
 
@@ -24,6 +28,8 @@ struct Shared {
     access: watch::Sender<Arc<AccessRules>>,
     refusals: RefusalLog,
     enrolment: OnceLock<Arc<Enrolment>>,
+    files: HostTasks<(PathBuf, FileOptions), FileStatus>,
+    published: HostTasks<(PathBuf, PublishedOptions), PublishStatus>,
 }
 
 impl fmt::Debug for Shared {
@@ -38,8 +44,16 @@ impl Host {
     pub fn new(node: Node) -> Self {
         let rules = AccessRules::new(&AccessOptions::default());
         let access = watch::Sender::new(Arc::new(rules));
-        let (refusals, enrolment) = (RefusalLog::default(), OnceLock::new());
-        Self { shared: Arc::new(Shared { node, access, refusals, enrolment }) }
+        Self {
+            shared: Arc::new(Shared {
+                node,
+                access,
+                refusals: RefusalLog::default(),
+                enrolment: OnceLock::new(),
+                files: HostTasks::default(),
+                published: HostTasks::default(),
+            }),
+        }
     }
 
     /// The node.
@@ -76,5 +90,15 @@ impl Host {
     pub fn set_enrolment(&self, enrolment: Arc<Enrolment>) {
         // A second one would answer nobody: the first stays.
         let _ = self.shared.enrolment.set(enrolment);
+    }
+
+    /// The tasks that keep files equal to keys.
+    pub(super) fn files(&self) -> &HostTasks<(PathBuf, FileOptions), FileStatus> {
+        &self.shared.files
+    }
+
+    /// The tasks that keep keys equal to directories.
+    pub(super) fn published(&self) -> &HostTasks<(PathBuf, PublishedOptions), PublishStatus> {
+        &self.shared.published
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! - [`AccessRules`]: what a [`Subject`] may do, by its user, groups, unit and control group.
 //! - [`Caller`]: who asks, as the kernel tells.
+//! - [`FilesOptions`]: files that follow keys; [`FileStatus`]: how one stands.
+//! - [`PublishOptions`]: directories that keys follow; [`PublishStatus`]: how one stands.
 //! - [`FileWatch`]: tells when files may have changed.
 //! - [`Process`]: one process, pinned; [`ProcessIdentity`]: what tells it from all others.
 //! - [`TargetError`]: why a caller may not bind a lease to a process.
@@ -15,16 +17,35 @@ mod access;
 mod access_test;
 mod caller;
 mod credentials;
+mod file_content;
+mod file_inputs;
+mod file_status;
+mod file_task;
 mod file_watch;
 #[cfg(test)]
 mod file_watch_test;
+mod files;
+mod files_options;
+#[cfg(test)]
+mod files_test;
 mod handle;
+mod helper_command;
+mod host_tasks;
 mod identity;
+mod key_interest;
+mod ownership;
 mod pattern;
 mod proc_files;
 mod process;
+mod publish_rule;
+mod published_directory;
+mod publisher;
 mod refusal_log;
+mod standing;
+mod state_file;
 mod target;
+mod target_file;
+mod template;
 
 #[cfg(test)]
 mod process_test;
@@ -34,7 +55,12 @@ pub use access::{
 };
 pub use caller::Caller;
 pub use credentials::sees_all_users;
+pub use file_status::{FileState, FileStatus, PublishStatus};
 pub use file_watch::FileWatch;
+pub use files_options::{
+    CommandOptions, ContentOptions, FileOptions, FilesOptions, FormatOptions, OnConflictOptions,
+    OnMissingOptions, OnVanishOptions, PublishOptions, PublishedOptions, TemplateOptions,
+};
 pub use handle::Host;
 pub use identity::{NoIdentity, ProcessIdentity};
 pub use pattern::KeyRange;

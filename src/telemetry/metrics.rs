@@ -16,13 +16,23 @@ use crate::raft::Role;
 /// The content type of what [`render`] returns.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What a daemon does for its host. The names are those of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostGauges {
+    /// Files that follow keys, and whether each is what its keys say.
+    pub files_current: Vec<(String, bool)>,
+    /// Directories that keys follow, whether each is published, and how many keys it has.
+    pub published: Vec<(String, bool, u64)>,
+}
+
 /// The text of all metrics of one node, in the OpenMetrics form, which Prometheus reads.
-pub fn render(status: &NodeStatus) -> String {
+pub fn render(status: &NodeStatus, host: &HostGauges) -> String {
     let mut registry = Registry::with_prefix("quorumd");
     add_node(&mut registry, status);
     add_raft(&mut registry, status);
     add_store(&mut registry, status);
     add_storage(&mut registry, status);
+    add_host(&mut registry, host);
     let mut text = String::new();
     // Writing to a string cannot fail; half a text would at worst miss its end mark.
     let _ = text::encode(&mut text, &registry);
@@ -136,6 +146,24 @@ fn add_storage(registry: &mut Registry, status: &NodeStatus) {
     );
 }
 
+fn add_host(registry: &mut Registry, host: &HostGauges) {
+    let files = Family::<[(&str, String); 1], Gauge>::default();
+    for (name, current) in &host.files_current {
+        files.get_or_create(&[("file", name.clone())]).set(i64::from(*current));
+    }
+    registry.register("file_current", "Whether a file is what its keys say", files);
+    let published = Family::<[(&str, String); 1], Gauge>::default();
+    let keys = Family::<[(&str, String); 1], Gauge>::default();
+    for (name, current, count) in &host.published {
+        let label = [("publish", name.clone())];
+        published.get_or_create(&label).set(i64::from(*current));
+        keys.get_or_create(&label).set(i64::try_from(*count).unwrap_or(i64::MAX));
+    }
+    let help = "Whether the keys of a directory are what its files say";
+    registry.register("publish_current", help, published);
+    registry.register("publish_keys", "Files of a directory that have their key", keys);
+}
+
 fn flag(registry: &mut Registry, name: &str, help: &str, value: bool) {
     registry.register(name, help, ConstGauge::new(u64::from(value)));
 }
@@ -160,7 +188,7 @@ mod tests {
     use crate::raft::{Progress, ProgressState, Role};
     use crate::replica::{MemberStatus, ReplicaStatus};
 
-    use super::render;
+    use super::{HostGauges, render};
 
     fn status() -> NodeStatus {
         let member = |node: u64, name: &str, voter: bool, matched: u64| MemberStatus {
@@ -233,7 +261,11 @@ mod tests {
 
     #[test]
     fn a_status_becomes_openmetrics_text() {
-        let text = render(&status());
+        let host = HostGauges {
+            files_current: vec![("nginx".to_owned(), true)],
+            published: vec![("drop".to_owned(), false, 3)],
+        };
+        let text = render(&status(), &host);
         for line in [
             "quorumd_build_info{version=\"1.2.3\",cluster=\"prod\",node=\"web1\"} 1",
             "quorumd_uptime_seconds 2.5",
@@ -246,6 +278,9 @@ mod tests {
             "quorumd_store_revision 33",
             "quorumd_storage_last_write_seconds 0.0015",
             "quorumd_storage_free_bytes 3",
+            "quorumd_file_current{file=\"nginx\"} 1",
+            "quorumd_publish_current{publish=\"drop\"} 0",
+            "quorumd_publish_keys{publish=\"drop\"} 3",
         ] {
             assert!(text.lines().any(|found| found == line), "{line:?} is not in:\n{text}");
         }

@@ -10,4 +10,4 @@ mod logging;
 mod metrics;
 
 pub use logging::{LogFormat, LogLevel, LogOptions, LoggingError, init_logging};
-pub use metrics::{METRICS_CONTENT_TYPE, render};
+pub use metrics::{HostGauges, METRICS_CONTENT_TYPE, render};

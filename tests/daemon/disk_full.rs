@@ -11,11 +11,11 @@ use crate::harness::{Cluster, Node, Options, test_directory, wait_until};
 use crate::http::{Answer, ask};
 
 /// A small file system, unmounted when this is dropped.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Nothing when this process may not mount; the reason is printed.
-    fn mount(at: PathBuf, size: &str) -> Option<Self> {
+    pub fn mount(at: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir(&at).unwrap();
         let options = format!("size={size}");
         let mounted =

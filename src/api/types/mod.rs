@@ -8,6 +8,7 @@
 
 mod access;
 mod barrier;
+mod files;
 mod kv;
 mod members;
 mod node;
@@ -26,6 +27,7 @@ pub use access::{
 pub use barrier::{
     BarrierMessage, BarrierRequest, BarrierView, BarriersAnswer, LeftAnswer, ReadyAnswer,
 };
+pub use files::{FileStateView, FileView, PublishView};
 pub use kv::{
     CompactAnswer, CompactRequest, Compare, CompareOp, DeleteAnswer, Field, ListAnswer, Operand,
     PutAnswer, Record, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::types::{HexId, Incarnation, MemberView};
+use crate::api::types::{FileView, HexId, Incarnation, MemberView, PublishView};
 
 /// The part that a node plays in consensus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +47,9 @@ pub enum NodeState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthNote {
     /// For programs: `no_leader`, `not_ready`, `disk_full`, `disk_low`, `peer_unreachable`,
-    /// `draining`, `removed`, `starting`, `waiting_to_be_added`, `change_waits`; as a note
-    /// `members_differ`. More may come.
+    /// `draining`, `removed`, `starting`, `waiting_to_be_added`, `change_waits`, `file_failed`,
+    /// `file_stale`, `publish_failed`, `publish_stale`; as a note `members_differ`,
+    /// `publish_skipped`. More may come.
     pub code: String,
     /// For people.
     pub detail: String,
@@ -176,4 +177,10 @@ pub struct StatusAnswer {
     /// What it stores.
     #[serde(default)]
     pub storage: StorageView,
+    /// Files of this host that follow keys.
+    #[serde(default)]
+    pub files: Vec<FileView>,
+    /// Directories of this host that keys follow.
+    #[serde(default)]
+    pub publish: Vec<PublishView>,
 }

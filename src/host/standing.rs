@@ -1,0 +1,20 @@
+//! Whether the state of this node may be shown to others now, and whom that concerns.
+
+use crate::node::Node;
+
+/// Says why files and keys cannot follow each other now; nothing when they can: a leader is known,
+/// and this node has applied everything that was committed when it started.
+pub(super) fn obstacle(node: &Node) -> Option<String> {
+    let status = node.status();
+    let replica = &status.replica;
+    if let Some(fence) = node.fence().or(replica.fence) {
+        return Some(format!("the state of this node differs after entry {}", fence.index));
+    }
+    if let Some(removal) = replica.removed {
+        return Some(removal.to_string());
+    }
+    if replica.leader.is_none() {
+        return Some("no leader is known".to_owned());
+    }
+    (!replica.ready).then(|| "this node has not caught up since it was started".to_owned())
+}
