@@ -17,6 +17,7 @@ mod answer;
 mod barrier;
 mod body;
 mod bound;
+mod ca;
 mod connection;
 mod context;
 mod election;

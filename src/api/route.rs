@@ -17,7 +17,7 @@ use super::params::path_bytes;
 use super::problem::Fault;
 use super::stream::Body;
 use super::{
-    access, barrier, election, health, kv, lease, lock, members, status, tokens, txn, watch,
+    access, barrier, ca, election, health, kv, lease, lock, members, status, tokens, txn, watch,
 };
 
 /// What kind of request it is: who may make it, and what its failures say.
@@ -47,6 +47,9 @@ enum Endpoint {
     BarrierGet,
     BarrierLeave,
     Barriers,
+    CaFinish,
+    CaRotate,
+    CaStatus,
     Campaign,
     Compact,
     ElectionGet,
@@ -263,6 +266,24 @@ const PATHS: &[Path] = &[
         allow: "POST",
     },
     Path {
+        pattern: "/v1/ca",
+        methods: &[
+            (Method::GET, Inspect, Endpoint::CaStatus),
+            (Method::HEAD, Inspect, Endpoint::CaStatus),
+        ],
+        allow: "GET, HEAD",
+    },
+    Path {
+        pattern: "/v1/ca/finish",
+        methods: &[(Method::POST, Administrate, Endpoint::CaFinish)],
+        allow: "POST",
+    },
+    Path {
+        pattern: "/v1/ca/rotate",
+        methods: &[(Method::POST, Administrate, Endpoint::CaRotate)],
+        allow: "POST",
+    },
+    Path {
         pattern: "/v1/tokens",
         methods: &[
             (Method::GET, Inspect, Endpoint::Tokens),
@@ -378,6 +399,9 @@ async fn dispatch(
         Endpoint::BarrierGet => barrier::get(context, ask, name()?).await,
         Endpoint::BarrierLeave => barrier::leave(context, ask, name()?).await,
         Endpoint::Barriers => barrier::list(context, ask).await,
+        Endpoint::CaFinish => ca::finish(context, ask).await,
+        Endpoint::CaRotate => ca::rotate(context, ask).await,
+        Endpoint::CaStatus => ca::status(context, &ask),
         Endpoint::Campaign => election::post(context, ask, name()?).await,
         Endpoint::Compact => txn::compact(context, ask).await,
         Endpoint::ElectionGet => election::get(context, ask, name()?).await,

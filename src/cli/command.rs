@@ -13,6 +13,7 @@ use clap_complete::Shell;
 
 use super::access::AccessCommand;
 use super::barrier::Barrier;
+use super::ca::CaCommand;
 use super::elect::Elect;
 use super::exit::{DONE, FAILED, Failure, USAGE};
 use super::guard::{Executed, Guarded};
@@ -62,6 +63,9 @@ pub(super) enum Command {
     Access(AccessCommand),
     /// Wait until as many have come as it counts, then run a command
     Barrier(Barrier),
+    /// The authority that signs the members' certificates
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Forget the history before a revision
     Compact(Compact),
     /// Print a completion script for a shell
@@ -188,6 +192,7 @@ impl CommandLine {
         match self.command {
             Command::Access(access) => access.run(session).await.map_err(Failure::of_a_read),
             Command::Barrier(barrier) => barrier.run(session).await,
+            Command::Ca(command) => command.run(session).await,
             Command::Compact(compact) => compact.run(session).await,
             Command::Completions { shell } => completions(shell),
             Command::Delete(delete) => delete.run(session).await,

@@ -29,6 +29,7 @@
 
 mod access;
 mod barrier;
+mod ca;
 mod command;
 mod elect;
 mod exit;

@@ -17,6 +17,7 @@
 mod access;
 mod acquire;
 mod barrier;
+mod ca;
 mod call;
 mod clock;
 mod connection;
@@ -47,6 +48,7 @@ pub use crate::api::types::{
     TxnAnswer, TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind,
     WatchMessage,
 };
+pub use crate::api::types::{CaAnswer, CaMemberView, CaPhase};
 pub use crate::api::types::{TokenAnswer, TokenPhase, TokenRequest, TokenView, TokensAnswer};
 pub use acquire::{AcquireOptions, Acquiring, CampaignOptions, Turn};
 pub use barrier::{Attendance, Attending, BarrierOptions};

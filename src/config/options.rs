@@ -176,7 +176,11 @@ impl Config {
 
     /// What is given to what lets hosts join.
     pub fn enroll_options(&self) -> EnrollOptions {
-        EnrollOptions { authority: self.authority.clone(), roots: self.tls.ca.clone() }
+        EnrollOptions {
+            authority: self.authority.clone(),
+            roots: self.tls.ca.clone(),
+            renewed: self.tls.renew.then(|| self.tls.cert.clone()),
+        }
     }
 
     /// What the replica is given.

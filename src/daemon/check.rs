@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::anyhow;
 
 use crate::config::{self, Config, Finding};
-use crate::pki::{Authority, Credentials};
+use crate::pki::{Authority, Credentials, PkiError};
 
 use super::exit::{ExitCode, Failure, conclude, say};
 use super::sockets;
@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path) -> Result<(Config, Vec<Finding>), Failure> {
 pub(super) fn credentials(config: &Config) -> Result<Credentials, Failure> {
     let usage = |error: anyhow::Error| Failure::new(ExitCode::Usage, error);
     let credentials = Credentials::load(&config.tls.cert, &config.tls.key, &config.tls.ca)
-        .map_err(|error| usage(anyhow!("{error}")))?;
+        .map_err(|error| usage(anyhow!("{error}{}", way_back(config, &error))))?;
     let identity = credentials.identity();
     if identity.cluster() != config.cluster || identity.name() != config.name {
         return Err(usage(anyhow!(
@@ -68,4 +68,21 @@ pub(super) fn credentials(config: &Config) -> Result<Credentials, Failure> {
         )));
     }
     Ok(credentials)
+}
+
+/// What a host does that was away for so long that its certificate could not be renewed.
+fn way_back(config: &Config, error: &PkiError) -> String {
+    if !config.tls.renew || !matches!(error, PkiError::Expired { .. }) {
+        return String::new();
+    }
+    format!(
+        "\nit could not be renewed in time: this host was off for too long, or no member with the \
+         authority's key could be asked. Let it join again: `quorumctl token create --replace {}` \
+         on a member, then move {}, the directory of {} and the data directory {} away, and run \
+         `quorumd join` here",
+        config.name,
+        "quorumd.yaml",
+        config.tls.cert.display(),
+        config.data_dir.display()
+    )
 }

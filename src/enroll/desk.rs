@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use crate::base::{Revision, limits};
-use crate::enroll::enrolment::Signer;
+use crate::enroll::keyring::{Keyring, Signer};
 use crate::enroll::records::{
     JOINS, JoinRecord, Role, SIGNERS, SignerRecord, TOKENS, TokenRecord, TokenState,
 };
@@ -31,7 +31,7 @@ const NAME_BYTES_MAX: usize = 63;
 /// Answers requests for certificates.
 pub(super) struct Desk {
     pub(super) node: Node,
-    pub(super) signer: Option<Arc<Signer>>,
+    pub(super) keyring: Arc<Keyring>,
     /// The roots that this node trusts.
     pub(super) roots: PathBuf,
 }
@@ -58,11 +58,12 @@ impl Desk {
         request: &JoinRequest,
     ) -> Result<JoinAnswer, JoinRefusal> {
         let status = self.node.status();
-        let signer = self.signer.as_deref().filter(|signer| signer.may_sign(&status));
-        let Some(signer) = signer else { return self.others(&status) };
+        let Some(signer) = self.keyring.signer(&self.node, &status) else {
+            return self.others(&status);
+        };
         match request {
-            JoinRequest::Join(order) => self.join(signer, asker, order).await,
-            JoinRequest::Renew { request } => self.renew(signer, asker, request).await,
+            JoinRequest::Join(order) => self.join(&signer, asker, order).await,
+            JoinRequest::Renew { request } => self.renew(&signer, asker, request).await,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What one daemon does about joining: the desk, the tasks, and the key of the authority if it has
 //! one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,14 @@ use tokio::time::sleep;
 
 use crate::base::Span;
 use crate::enroll::desk::Desk;
-use crate::enroll::records::{SIGNERS, SignerRecord};
-use crate::enroll::store::{Change, find};
-use crate::enroll::welcome;
-use crate::node::{Node, NodeStatus, Topic};
+use crate::enroll::keyring::Keyring;
+use crate::enroll::records::{
+    NODES, NodeRecord, Phase, ROTATION, RotationRecord, SIGNERS, SignerRecord,
+};
+use crate::enroll::store::{Change, find, list};
+use crate::enroll::{EnrollError, renew, rotation, welcome};
+use crate::node::{Node, Topic};
 use crate::peer::Registrar;
-use crate::pki::{Authority, CheckedRequest, PkiError, Validity};
 
 /// Between two looks at whether this node is announced rightly.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
@@ -27,6 +30,8 @@ pub struct EnrollOptions {
     pub authority: Option<AuthorityOptions>,
     /// The file of trusted roots.
     pub roots: PathBuf,
+    /// The file of this node's certificate and key, if this daemon is to renew them.
+    pub renewed: Option<PathBuf>,
 }
 
 /// An authority whose key is on this host.
@@ -38,35 +43,36 @@ pub struct AuthorityOptions {
     pub life: Span,
 }
 
-/// The key of the authority, in memory.
-pub(super) struct Signer {
-    authority: Authority,
-    life: Duration,
+/// How the authority of the cluster stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSeen {
+    /// The pin of the one that signs, as far as it is known.
+    pub pin: Option<String>,
+    /// The voters that hold its key.
+    pub signers: Vec<String>,
+    /// How far an exchange is, if one is under way, and the pin of the next one.
+    pub rotation: Option<(Phase, String)>,
+    /// All members, and those who are about to be.
+    pub members: Vec<CaMember>,
 }
 
-impl Signer {
-    fn load(options: &AuthorityOptions) -> Result<Self, PkiError> {
-        let authority = Authority::load(&options.directory)?;
-        Ok(Self { authority, life: Duration::from_micros(options.life.as_micros()) })
-    }
-
-    /// Whether this node may use it: only a voter, because learners are on many hosts, and less
-    /// guarded ones.
-    pub(super) fn may_sign(&self, status: &NodeStatus) -> bool {
-        let replica = &status.replica;
-        self.authority.cluster() == status.cluster_name
-            && replica.members.iter().any(|member| member.node == replica.node && member.voter)
-    }
-
-    pub(super) fn sign(&self, request: &CheckedRequest, name: &str) -> Result<String, PkiError> {
-        self.authority.sign(request, name, Validity::of_life(self.life))
-    }
+/// One member's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaMember {
+    /// Its name.
+    pub name: String,
+    /// Whether the exchange that is under way waits for it.
+    pub waits: bool,
+    /// The pin of the authority that signed it, if it has reported that.
+    pub issuer: Option<String>,
+    /// When it ends, in milliseconds since 1970.
+    pub not_after_ms: Option<u64>,
 }
 
 /// All of it. Dropped, it answers nobody any more, and its tasks end.
 pub struct Enrolment {
     node: Node,
-    signer: Option<Arc<Signer>>,
+    keyring: Arc<Keyring>,
     /// Why the configured authority cannot be used.
     unusable: Option<String>,
     _desk: Arc<dyn Registrar>,
@@ -77,26 +83,70 @@ impl Enrolment {
     /// Begins to answer and to act. An authority whose key cannot be used is told in the log and in
     /// [`health`](Self::health), and keeps nothing else from working.
     pub fn start(node: &Node, options: &EnrollOptions) -> Arc<Self> {
-        let loaded = options.authority.as_ref().map(Signer::load).transpose();
-        let (signer, unusable) = match loaded {
-            Ok(signer) => (signer.map(Arc::new), None),
+        let (keyring, unusable) = match Keyring::load(options.authority.as_ref()) {
+            Ok(keyring) => (keyring, None),
             Err(error) => {
                 tracing::warn!(%error, "the key of the authority (`ca`) cannot be used");
-                (None, Some(error.to_string()))
+                (Keyring::default(), Some(error.to_string()))
             }
         };
+        let (keyring, options) = (Arc::new(keyring), Arc::new(options.clone()));
         let desk = Arc::new(Desk {
             node: node.clone(),
-            signer: signer.clone(),
+            keyring: keyring.clone(),
             roots: options.roots.clone(),
         });
         let desk: Arc<dyn Registrar> = desk;
         node.set_registrar(Arc::downgrade(&desk));
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(welcome::run(node.clone())),
-            tokio::spawn(announce(node.clone(), signer.clone())),
+            tokio::spawn(announce(node.clone(), keyring.clone())),
+            tokio::spawn(rotation::follow(node.clone(), keyring.clone(), options.clone())),
         ];
-        Arc::new(Self { node: node.clone(), signer, unusable, _desk: desk, tasks })
+        if let Some(own) = &options.renewed {
+            let (own, roots) = (own.as_path().into(), options.roots.as_path().into());
+            let renewal = renew::run(node.clone(), keyring.clone(), own, roots);
+            tasks.push(tokio::spawn(renewal));
+        }
+        Arc::new(Self { node: node.clone(), keyring, unusable, _desk: desk, tasks })
+    }
+
+    /// Begins to exchange the authority; it goes on by itself.
+    pub async fn rotate(&self) -> Result<CaSeen, EnrollError> {
+        rotation::begin(&self.node, &self.keyring).await?;
+        Ok(self.ca())
+    }
+
+    /// Ends the present phase of an exchange although members are not done with it.
+    pub async fn force_rotation(&self) -> Result<CaSeen, EnrollError> {
+        rotation::force(&self.node).await?;
+        Ok(self.ca())
+    }
+
+    /// How the authority stands, as this node knows it.
+    pub fn ca(&self) -> CaSeen {
+        let (node, status) = (&self.node, self.node.status());
+        let found = find::<RotationRecord>(node, ROTATION).map(|found| found.record);
+        let waiting = found.as_ref().map(|it| rotation::waiting(node, &status, it));
+        let waiting = waiting.unwrap_or_default();
+        let signers = list::<SignerRecord>(node, SIGNERS);
+        let known: BTreeMap<String, NodeRecord> =
+            list(node, NODES).into_iter().map(|(name, it)| (name, it.record)).collect();
+        let members = status.replica.members.iter().map(|member| member.name.clone());
+        let names: BTreeSet<String> = members.chain(waiting.iter().cloned()).collect();
+        let member = |name: String| CaMember {
+            waits: waiting.contains(&name),
+            issuer: known.get(&name).and_then(|it| it.issuer.clone()),
+            not_after_ms: known.get(&name).map(|it| it.not_after_ms),
+            name,
+        };
+        CaSeen {
+            pin: rotation::pin_in_force(node)
+                .or_else(|| signers.first().map(|(_, found)| found.record.pin.clone())),
+            signers: signers.into_iter().map(|(name, _)| name).collect(),
+            rotation: found.map(|it| (it.phase, it.new_pin)),
+            members: names.into_iter().map(member).collect(),
+        }
     }
 
     /// What an operator should know: codes and sentences.
@@ -108,10 +158,15 @@ impl Enrolment {
         let status = self.node.status();
         let replica = &status.replica;
         let learns = replica.members.iter().any(|it| it.node == replica.node && !it.voter);
-        if self.signer.is_some() && learns {
+        if self.keyring.has_key() && learns {
             let sentence = "the key of the authority (`ca`) is on a learner, which does not use \
                             it: remove it from this host";
             notes.push(("ca_on_learner", sentence.to_owned()));
+        }
+        if self.keyring.is_outdated(&self.node) {
+            let sentence = "the authority whose key is on this host (`ca`) was exchanged: copy the \
+                            new one from a member that `quorumctl ca status` names, and restart";
+            notes.push(("ca_outdated", sentence.to_owned()));
         }
         notes
     }
@@ -126,14 +181,14 @@ impl Drop for Enrolment {
 }
 
 /// Keeps `_ca/signers/<name>` true for this node.
-async fn announce(node: Node, signer: Option<Arc<Signer>>) {
+async fn announce(node: Node, keyring: Arc<Keyring>) {
     let mut warned = false;
     let mut follower = node.follow(Topic::Status);
     loop {
         let status = node.status();
         let key = format!("{SIGNERS}{}", status.name);
-        let able = signer.as_ref().filter(|signer| signer.may_sign(&status));
-        if signer.is_some() && able.is_none() && status.replica.ready && !warned {
+        let able = keyring.signer(&node, &status);
+        if keyring.has_key() && able.is_none() && status.replica.ready && !warned {
             warned = true;
             tracing::warn!(
                 "this node has the key of the authority (`ca`) and is no voter: it \
@@ -142,7 +197,7 @@ async fn announce(node: Node, signer: Option<Arc<Signer>>) {
         }
         if status.replica.ready && status.replica.leader.is_some() {
             let found = find::<SignerRecord>(&node, &key);
-            let wanted = able.map(|it| SignerRecord { pin: it.authority.pin().to_string() });
+            let wanted = able.map(|it| SignerRecord { pin: it.pin().to_string() });
             let change = Change::default();
             let change = match (found, wanted) {
                 (found, Some(wanted)) if found.as_ref().map(|it| &it.record) != Some(&wanted) => {

@@ -14,6 +14,11 @@
 //!    and adds it (`welcome.rs`): as a learner first, and, if that was asked for, as a voter once
 //!    it keeps up.
 //!
+//! # Renewal
+//!
+//! A node that `init` or `join` made asks for its next certificate at two thirds of the life of the
+//! present one, by the same protocol, and is known by the present one (`renew.rs`).
+//!
 //! # Time
 //!
 //! What decides over a token's end is the later of the signer's own clock and the newest stamp in
@@ -22,8 +27,9 @@
 //! # Tasks
 //!
 //! All are started by [`Enrolment::start`] and end with the [`Enrolment`]: the *welcome* task,
-//! which acts while this node leads, and the *signer* task, which announces this node while it can
-//! sign.
+//! which acts while this node leads, the *signer* task, which announces this node while it can
+//! sign, the *rotation* task, which does this node's part when the authority is exchanged
+//! (`rotation.rs`), and the *renewal* task, unless certificates are made by hand.
 //!
 //! Frames and connections are `peer/`'s, certificates `pki/`'s; who may ask for tokens is decided
 //! by the local API.
@@ -31,12 +37,15 @@
 mod desk;
 mod enrolment;
 mod error;
+mod keyring;
 mod records;
+mod renew;
+mod rotation;
 mod store;
 mod tokens;
 mod welcome;
 
-pub use enrolment::{AuthorityOptions, EnrollOptions, Enrolment};
+pub use enrolment::{AuthorityOptions, CaMember, CaSeen, EnrollOptions, Enrolment};
 pub use error::EnrollError;
-pub use records::{Role, TokenState};
+pub use records::{Phase, Role, TokenState};
 pub use tokens::{TokenOrder, TokenSeen, create_token, list_tokens, revoke_token};

@@ -14,6 +14,13 @@ pub(super) const JOINS: &str = "_joins/";
 /// Keys of members that hold the authority's key, by name.
 pub(super) const SIGNERS: &str = "_ca/signers/";
 
+/// The authority in force, once it was exchanged; what a signer holds.
+pub(super) const AUTHORITY: &str = "_ca/authority";
+/// The rotation that is under way.
+pub(super) const ROTATION: &str = "_ca/rotation";
+/// What members trust and are trusted by, by name.
+pub(super) const NODES: &str = "_ca/nodes/";
+
 /// What a host may become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,6 +96,56 @@ pub(super) struct JoinRecord {
 pub(super) struct SignerRecord {
     /// The pin of the authority whose key it holds.
     pub pin: String,
+}
+
+/// How far the exchange of the authority is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Every member gets a certificate of the new one.
+    Issue,
+    /// Every member forgets the old one.
+    Retire,
+    /// Every member trusts both.
+    Trust,
+}
+
+/// `_ca/rotation`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RotationRecord {
+    pub old_pin: String,
+    pub new_pin: String,
+    /// The new certificate.
+    pub new_pem: String,
+    pub phase: Phase,
+    /// The member that has the new key.
+    pub by: String,
+    /// The phase ends although members are not done.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl RotationRecord {
+    /// Whether a member that reports this is done with the present phase.
+    pub(super) fn is_done(&self, node: &NodeRecord) -> bool {
+        match self.phase {
+            Phase::Issue => node.issuer.as_ref() == Some(&self.new_pin),
+            Phase::Retire => node.trusts == [self.new_pin.clone()],
+            Phase::Trust => node.trusts.contains(&self.new_pin),
+        }
+    }
+}
+
+/// `_ca/nodes/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NodeRecord {
+    /// The pins of the authorities that it trusts, in order.
+    pub trusts: Vec<String>,
+    /// The pin of the one that has signed its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// When its certificate ends, in milliseconds since 1970.
+    pub not_after_ms: u64,
 }
 
 /// A record as a value.

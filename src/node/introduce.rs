@@ -100,6 +100,11 @@ impl Node {
         call.ask(request).await
     }
 
+    /// The TLS settings in force, which may be replaced.
+    pub fn tls(&self) -> &LiveTls {
+        &self.shared.introducer.tls
+    }
+
     /// From now on this one answers hosts that ask for a certificate, for as long as somebody else
     /// holds it.
     pub fn set_registrar(&self, registrar: Weak<dyn Registrar>) {

@@ -90,7 +90,10 @@ pub async fn introduce(
     hello: &Hello,
 ) -> Result<HelloAnswer, PeerError> {
     let socket = socket::connect(address, INTRODUCE_TIMEOUT).await?;
-    let greeting = greet(tls, socket, hello);
+    let greeting = async {
+        let stream = secure(tls, socket, &hello.cluster_name, &hello.to_name).await?;
+        greet(stream, hello).await
+    };
     let (answer, mut stream) =
         timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
     // The answer is here: how the connection ends does not matter any more.
@@ -107,21 +110,33 @@ pub(super) async fn dial(
     class: LinkClass,
 ) -> Result<Dialed, PeerError> {
     let socket = socket::connect(address, shared.options.dial_timeout).await?;
-    let hello = Hello {
-        version_min: PROTOCOL_VERSION_MIN,
-        version_max: PROTOCOL_VERSION_MAX,
-        class,
-        cluster_name: shared.options.cluster_name.clone(),
-        name: shared.options.name.clone(),
-        to_name: peer.name.clone(),
-        to_node: Some(peer.node),
-        claim: shared.gatekeeper.claim(),
-    };
+    let cluster_name = &shared.options.cluster_name;
     let mut tls = shared.tls.follow();
     let current = tls.current();
-    let greeting = greet(&current, socket, &hello);
-    let (answer, stream) =
+    let greeting = async {
+        let stream = secure(&current, socket, cluster_name, &peer.name).await?;
+        let hello = Hello {
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION_MAX,
+            class,
+            cluster_name: cluster_name.clone(),
+            name: shared.options.name.clone(),
+            to_name: peer.name.clone(),
+            to_node: Some(peer.node),
+            claim: shared.gatekeeper.claim(),
+        };
+        let (answer, stream) = greet(stream, &hello).await?;
+        Ok::<_, PeerError>((hello.claim, answer, stream))
+    };
+    let (claim, answer, stream) =
         timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
+    // While a link is renewed, what this node acknowledges on the old one overtakes the hello on
+    // the new one, which then claims less than the peer has just heard. That is no proof of
+    // anything if this node has more by now than it said: it says so the next time.
+    let rolled_back = HelloAnswer::Refused(HelloRefusal::RolledBack);
+    if answer == rolled_back && shared.gatekeeper.claim() != claim {
+        return Err(PeerError::Refused(HelloRefusal::RolledBack));
+    }
     let verdict = shared.gatekeeper.accept_answer(&peer.name, &answer);
     match (answer, verdict) {
         (HelloAnswer::Refused(refusal), _) => Err(PeerError::Refused(refusal)),
@@ -134,24 +149,33 @@ pub(super) async fn dial(
     }
 }
 
-/// The dialer's side: TLS, the server's identity, hello, answer.
-async fn greet(
+/// The dialer's side, first half: TLS, and the server's identity.
+async fn secure(
     tls: &TlsConfigs,
     socket: TcpStream,
-    hello: &Hello,
-) -> Result<(HelloAnswer, TlsStream<TcpStream>), PeerError> {
+    cluster_name: &str,
+    to_name: &str,
+) -> Result<TlsStream<TcpStream>, PeerError> {
     // The name is neither sent nor compared (see `pki/tls.rs`), but rustls asks for one.
     let unused = DnsName::try_from("quorumd.invalid").expect("a constant that is a DNS name");
     let connector = TlsConnector::from(Arc::clone(&tls.client));
     let stream = connector.connect(ServerName::DnsName(unused), socket).await?;
-    let mut stream = TlsStream::from(stream);
+    let stream = TlsStream::from(stream);
     let identity = proven_identity(&stream)?;
-    if identity.cluster() != hello.cluster_name {
+    if identity.cluster() != cluster_name {
         return Err(PeerFault::Unwelcome(HelloRefusal::CertificateCluster).into());
     }
-    if identity.name() != hello.to_name {
+    if identity.name() != to_name {
         return Err(PeerFault::Unwelcome(HelloRefusal::CertificateName).into());
     }
+    Ok(stream)
+}
+
+/// The dialer's side, second half: hello, answer.
+async fn greet(
+    mut stream: TlsStream<TcpStream>,
+    hello: &Hello,
+) -> Result<(HelloAnswer, TlsStream<TcpStream>), PeerError> {
     stream.write_all(&encode_hello(hello)).await?;
     stream.flush().await?;
     let mut buffer = BytesMut::new();

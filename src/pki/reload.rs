@@ -49,6 +49,11 @@ impl LiveTls {
         Arc::clone(&self.current.borrow().configs)
     }
 
+    /// What is in force.
+    pub fn credentials(&self) -> Credentials {
+        self.current.borrow().credentials.clone()
+    }
+
     /// When the certificate and the trusted roots in force expire.
     pub fn expiries(&self) -> Vec<Expiry> {
         Expiry::of(&self.current.borrow().credentials)

@@ -416,3 +416,103 @@ fn a_member_without_the_key_names_one_that_has_it_and_a_host_is_replaced() {
         matches!(answer.status, 200 | 201).then_some(())
     });
 }
+
+/// When the certificate of a node begins, as a number that grows with each renewal.
+fn serial(node: &Node) -> Vec<u8> {
+    fs::read(node.home.join("etc/tls/node.pem")).unwrap()
+}
+
+#[test]
+fn certificates_are_renewed_under_load_and_no_write_fails() {
+    let mut hosts = Hosts::init(&["--certificate-life", "20s"]);
+    hosts.grow("web2", true);
+    hosts.grow("web3", true);
+    let learner = hosts.grow("web4", false);
+    let load = Load::start(hosts.nodes.iter().map(|node| node.socket.clone()).collect(), 1);
+    load.until_more_by(&[0, 1, 2, 3], 5);
+    for _ in 0..2 {
+        let before: Vec<Vec<u8>> = hosts.nodes.iter().map(serial).collect();
+        wait_until("every certificate is another one", || {
+            let now = hosts.nodes.iter().map(serial);
+            now.zip(&before).all(|(now, before)| now != *before).then_some(())
+        });
+        load.until_more_by(&[0, 1, 2, 3], 5);
+    }
+    let told = load.end();
+    assert_eq!((told.unknown, told.unavailable), (0, 0), "no write failed");
+    told.verify(&hosts.nodes[learner].socket);
+    for node in &hosts.nodes {
+        let mode = fs::metadata(node.home.join("etc/tls/node.pem")).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+        assert!(node.log().contains("the certificate of this node has been renewed"));
+    }
+    // One that was off for too long is told what to do.
+    hosts.nodes[learner].stop();
+    wait_until("its certificate has ended", || {
+        let mut check = quorumd();
+        check.args(["check", "--config"]).arg(&hosts.nodes[learner].config);
+        let said = said(&check.output().unwrap());
+        said.contains("has expired").then(|| {
+            assert!(said.contains("quorumctl token create --replace web4"), "{said}");
+        })
+    });
+}
+
+#[test]
+fn the_authority_is_exchanged_under_load_and_waits_for_a_member_that_is_away() {
+    let mut hosts = Hosts::init(&[]);
+    hosts.grow("web2", true);
+    hosts.grow("web3", true);
+    let learner = hosts.grow("web4", false);
+    let ca = |node: &Node| get(&node.socket, "/v1/ca").expect(200).json();
+    let old = ca(&hosts.nodes[0])["pin"].clone();
+    hosts.nodes[learner].stop();
+    let sockets = hosts.nodes[..3].iter().map(|node| node.socket.clone());
+    let load = Load::start(sockets.collect(), 1);
+    load.until_more_by(&[0, 1, 2], 5);
+    let ctl = |node: &Node, arguments: &[&str]| {
+        quorumctl(&node.socket).arg("ca").args(arguments).output().unwrap()
+    };
+    // Only where the key is.
+    let refused = ctl(&hosts.nodes[1], &["rotate"]);
+    assert!(said(&refused).contains("does not hold the key"), "{}", said(&refused));
+    assert!(ctl(&hosts.nodes[0], &["rotate"]).status.success());
+    let again = ctl(&hosts.nodes[0], &["rotate"]);
+    assert!(said(&again).contains("is under way"), "{}", said(&again));
+    // All but one trust the new one; that one is waited for, by name, over a crash of the signer.
+    let waited_for = |seen: &Value| -> Vec<String> {
+        let members = seen["members"].as_array().unwrap().iter();
+        let waited = members.filter(|member| member["waits"] == true);
+        waited.map(|member| member["name"].as_str().unwrap().to_owned()).collect()
+    };
+    wait_until("only the one that is away is waited for", || {
+        (waited_for(&ca(&hosts.nodes[1])) == ["web4"]).then_some(())
+    });
+    assert_eq!(ca(&hosts.nodes[1])["phase"], "trust");
+    load.until_more_by(&[0, 1, 2], 5);
+    hosts.nodes[learner].run();
+    hosts.nodes[learner].until_ready();
+    let seen = wait_until("it has ended by itself", || {
+        let seen = ca(&hosts.nodes[0]);
+        (seen["phase"].is_null() && seen["pin"] != old).then_some(seen)
+    });
+    for member in seen["members"].as_array().unwrap() {
+        assert_eq!(member["issuer"], seen["pin"], "{seen}");
+    }
+    load.until_more_by(&[0, 1, 2], 5);
+    let told = load.end();
+    assert_eq!((told.unknown, told.unavailable), (0, 0), "no write failed");
+    told.verify(&hosts.nodes[learner].socket);
+    for node in &hosts.nodes {
+        let roots = fs::read_to_string(node.home.join("etc/tls/ca.pem")).unwrap();
+        assert_eq!(roots.matches("BEGIN CERTIFICATE").count(), 1, "the old one is forgotten");
+    }
+    assert!(!hosts.nodes[0].home.join("etc/ca/next").exists());
+    // All start again with what is on disk, and hosts join under the new authority.
+    for node in 0..4 {
+        hosts.nodes[node].stop();
+        hosts.nodes[node].run();
+        hosts.nodes[node].until_ready();
+    }
+    hosts.grow("web5", false);
+}

@@ -8,6 +8,7 @@
 
 mod access;
 mod barrier;
+mod ca;
 mod files;
 mod kv;
 mod members;
@@ -27,6 +28,7 @@ pub use access::{
 pub use barrier::{
     BarrierMessage, BarrierRequest, BarrierView, BarriersAnswer, LeftAnswer, ReadyAnswer,
 };
+pub use ca::{CaAnswer, CaFinishRequest, CaMemberView, CaPhase};
 pub use files::{FileStateView, FileView, PublishView};
 pub use kv::{
     CompactAnswer, CompactRequest, Compare, CompareOp, DeleteAnswer, Field, ListAnswer, Operand,
