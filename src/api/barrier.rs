@@ -30,7 +30,7 @@ use super::lease::{ENDED, HEADROOM, UNCONFIRMED, check_info};
 use super::lock::names;
 use super::params;
 use super::permit::{Claimant, read_queue, use_queue};
-use super::place::{Entered, Manner, Seen, Waiting, Want, enter, until};
+use super::place::{Entered, Manner, Seen, Waiting, Want, enter, exited, until};
 use super::problem::Fault;
 use super::stream::{Body, Emit, Framing};
 use super::txn::check_name;
@@ -171,11 +171,13 @@ impl Attendance {
         let node = &waiting.context.node;
         let mut queue = node.follow(Topic::Queue(waiting.queue.clone()));
         let mut lease = node.follow(Topic::Lease(waiting.lease));
+        let exited = exited(waiting.process.as_deref());
+        tokio::pin!(exited);
         loop {
             // A lease that another node keeps alive is none of this node's promises.
             match judge(&waiting.look(), waiting.deadline, Instant::now(), false).0 {
                 Verdict::Ready(released) => {
-                    owned.release();
+                    waiting.settle(owned).await?;
                     let seen = Stamp::of(&node.view());
                     let answer = ReadyAnswer {
                         name: waiting.queue.name.clone(),
@@ -198,6 +200,7 @@ impl Attendance {
                     () = queue.changed() => {}
                     () = lease.changed() => {}
                     () = until(waiting.deadline) => {}
+                    fault = &mut exited => return Err(fault),
                     () = waiting.context.ended(&waiting.permit) => {
                         return Err(waiting.context.ending(&waiting.permit).0);
                     }

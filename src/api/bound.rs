@@ -5,6 +5,9 @@
 //! nothing behind: the answer finds nobody, and its guard is dropped. How a lease is ended over
 //! changes of leader is decided in `replica/`, which also ends one whose request was answered as
 //! unknown and applied later: nobody here will ever hear of it.
+//!
+//! What is bound to a process is guarded in the same way until its caller is told; from then on
+//! `host/` ends it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::base::{LeaseId, Span, Token};
-use crate::node::Node;
+use crate::host::Host;
 use crate::replica::RequestError;
 use crate::state::{Holder, IdempotencyKey, Operation, Outcome, QueueName};
 
@@ -22,7 +25,7 @@ pub(super) struct Bound {
 }
 
 struct Shared {
-    node: Node,
+    host: Host,
     owners: Mutex<Owners>,
 }
 
@@ -49,8 +52,8 @@ enum What {
 
 impl Bound {
     /// Nothing yet.
-    pub(super) fn new(node: Node) -> Self {
-        Self { shared: Arc::new(Shared { node, owners: Mutex::default() }) }
+    pub(super) fn new(host: Host) -> Self {
+        Self { shared: Arc::new(Shared { host, owners: Mutex::default() }) }
     }
 
     /// Submits an operation that makes something which ends with the connection, and the guard of
@@ -65,7 +68,7 @@ impl Bound {
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
             let claim = Claim::of(&operation);
-            let result = shared.node.submit(operation, idempotency, timeout).await;
+            let result = shared.host.node().submit(operation, idempotency, timeout).await;
             let owned = result.map(|outcome| {
                 let owned = shared.own(claim.made_by(&outcome));
                 (outcome, owned)
@@ -113,6 +116,21 @@ impl Shared {
     fn owners(&self) -> MutexGuard<'_, Owners> {
         // Counts are changed in one step each: a panic elsewhere leaves them right.
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lease that follows a process was told to somebody: this was a repeated request for it, and
+    /// nothing of the first ends with it.
+    fn end_lease(&self, lease: LeaseId) {
+        let node = self.host.node();
+        let own = (node.status().replica.node, node.status().replica.boot);
+        let follows_elsewhere = node
+            .view()
+            .machine
+            .lease(lease)
+            .is_some_and(|lease| lease.process.is_some() && (lease.node, lease.boot) != own);
+        if !follows_elsewhere && !self.host.bindings().holds(lease) {
+            node.end_lease(lease);
+        }
     }
 
     fn own(self: &Arc<Self>, what: What) -> Owned {
@@ -167,9 +185,9 @@ impl Drop for Owned {
             return;
         }
         match what {
-            What::Lease(lease) => self.shared.node.end_lease(lease),
+            What::Lease(lease) => self.shared.end_lease(lease),
             What::Nothing => {}
-            What::Place(queue, token) => self.shared.node.leave_queue(queue, token),
+            What::Place(queue, token) => self.shared.host.node().leave_queue(queue, token),
         }
     }
 }

@@ -106,9 +106,9 @@ impl Drop for StreamSlot {
 impl Context {
     /// The context of a server.
     pub(super) fn new(host: &Host, options: Options, stop: watch::Receiver<bool>) -> Self {
-        let (host, node) = (host.clone(), host.node().clone());
-        let bound = Bound::new(node.clone());
-        Self { node, host, options, bound, stop, streams: AtomicUsize::new(0) }
+        let node = host.node().clone();
+        let bound = Bound::new(host.clone());
+        Self { host: host.clone(), node, options, bound, stop, streams: AtomicUsize::new(0) }
     }
 
     /// Room for one more stream.

@@ -48,6 +48,7 @@ pub(super) fn gauges(host: &Host) -> HostGauges {
     let files = host.files_status().into_iter().map(|it| (it.name, current(it.state)));
     let published = host.publish_status().into_iter();
     HostGauges {
+        bound_processes: host.bindings().processes() as u64,
         files_current: files.collect(),
         published: published.map(|it| (it.name, current(it.state), it.keys)).collect(),
     }

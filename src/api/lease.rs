@@ -13,13 +13,14 @@ use crate::api::types::{
     LeaseMessage, LeaseState, LeaseView, LeasesAnswer, RevokeAnswer,
 };
 use crate::base::{LeaseId, Revision, Span, limits};
-use crate::host::{Caller, Wanted};
+use crate::host::{Caller, Process, ProcessIdentity, TargetError, Wanted};
 use crate::node::{Follower, Node, NodeStatus, Topic};
 use crate::replica::{Promise, PromiseState};
 use crate::state::{Bind, Lease, NewLease, Operation, Outcome};
 
 use super::answer::{Stamp, json, stamp};
 use super::body;
+use super::bound::Owned;
 use super::context::{Ask, Context, node_name};
 use super::kv::{another_request, duration, limit};
 use super::params;
@@ -40,7 +41,9 @@ pub(super) async fn grant(context: &Arc<Context>, ask: Ask) -> Result<Response<B
     let request: GrantLeaseRequest =
         body::json(ask.body, context.options.request_bytes_max).await?;
     let bind = bind(request.bind.unwrap_or(BindView::None), request.pid)?;
-    let lease = new_lease(&ask.caller, request.ttl.map(params::span), bind, request.info)?;
+    let target = target(&ask.caller, bind, request.pid)?;
+    let ttl = request.ttl.map(params::span);
+    let lease = new_lease(&ask.caller, ttl, bind, request.info, target.as_deref())?;
     let (ttl, operation) = (lease.ttl, Operation::GrantLease(lease));
     if bind == Bind::None {
         let outcome = context.node.submit(operation, idempotency, timeout).await?;
@@ -50,6 +53,19 @@ pub(super) async fn grant(context: &Arc<Context>, ask: Ask) -> Result<Response<B
             ttl_ms: ttl.as_millis(),
             valid_for_ms: valid_for(context.node.promise(lease)),
             bind: BindView::None,
+            revision: revision.get(),
+        };
+        return Ok(json(StatusCode::CREATED, &answer, context.stamp(revision)));
+    }
+    if let Some(process) = target {
+        let (outcome, owned) = context.bound.submit(operation, idempotency, timeout).await?;
+        let (lease, revision) = granted(context.unrefused(outcome)?)?;
+        follow_process(context, lease, &process, owned)?;
+        let answer = LeaseAnswer {
+            lease: HexId(lease.get()),
+            ttl_ms: ttl.as_millis(),
+            valid_for_ms: valid_for(context.node.promise(lease)),
+            bind: BindView::Process,
             revision: revision.get(),
         };
         return Ok(json(StatusCode::CREATED, &answer, context.stamp(revision)));
@@ -80,12 +96,51 @@ fn granted(outcome: Outcome) -> Result<(LeaseId, Revision), Fault> {
     }
 }
 
+/// The process that a lease is to be bound to, if it is to be bound to one.
+pub(super) fn target(
+    caller: &Caller,
+    bind: Bind,
+    pid: Option<u32>,
+) -> Result<Option<Arc<Process>>, Fault> {
+    if bind != Bind::Process {
+        return Ok(None);
+    }
+    let refused = |error: TargetError| match error {
+        TargetError::Foreign(_) => Fault::forbidden(error.to_string()),
+        _ => Fault::invalid(error.to_string()),
+    };
+    caller.target(pid).map(Some).map_err(refused)
+}
+
+/// From here on the lease ends with the process, and not with the guard of the request.
+pub(super) fn follow_process(
+    context: &Context,
+    lease: LeaseId,
+    process: &Arc<Process>,
+    owned: Owned,
+) -> Result<(), Fault> {
+    let status = context.node.status();
+    let own = (status.replica.node, status.replica.boot);
+    let record = {
+        let view = context.node.view();
+        let lease = view.machine.lease(lease).ok_or_else(Fault::lease_not_found)?;
+        (lease.node, lease.boot) == own && lease.pid.unwrap_or(0) == process.pid()
+    };
+    // The outcome of a repeated request may name a lease of another process or node: it follows
+    // what it was made for.
+    if record {
+        context.host.bindings().bind(lease, process).map_err(|error| {
+            Fault::too_many(format!("this node can watch no more processes: {error}"))
+        })?;
+    }
+    owned.release();
+    Ok(())
+}
+
 /// What a request may bind a lease to.
 pub(super) fn bind(bind: BindView, pid: Option<u32>) -> Result<Bind, Fault> {
     match bind {
-        BindView::Process => Err(Fault::invalid(
-            "\"bind\": this version cannot bind to a process yet; use \"connection\" or \"none\"",
-        )),
+        BindView::Process => Ok(Bind::Process),
         BindView::Node => Err(Fault::invalid("\"bind\": a node's own lease is made by the daemon")),
         _ if pid.is_some() => Err(Fault::invalid("\"pid\" goes with \"bind\": \"process\" only")),
         BindView::Connection => Ok(Bind::Connection),
@@ -99,6 +154,7 @@ pub(super) fn new_lease(
     ttl: Option<Span>,
     bind: Bind,
     info: Option<String>,
+    process: Option<&Process>,
 ) -> Result<NewLease, Fault> {
     let ttl = ttl.unwrap_or(limits::TTL_DEFAULT);
     if ttl < limits::TTL_MIN || ttl > limits::TTL_MAX {
@@ -106,7 +162,13 @@ pub(super) fn new_lease(
     }
     let info = info.unwrap_or_default();
     check_info(&info)?;
-    Ok(NewLease { ttl, bind, pid: caller.pid, uid: caller.uid, info })
+    let pid = match process {
+        Some(process) => Some(process.pid()).filter(|pid| *pid > 0),
+        None => caller.pid,
+    };
+    let identity = process.map(Process::identity).filter(|identity| identity.is_lasting());
+    let process = identity.map(ProcessIdentity::to_string);
+    Ok(NewLease { ttl, bind, pid, uid: caller.uid, info, process })
 }
 
 /// Refuses free text that is too long.

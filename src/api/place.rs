@@ -1,8 +1,8 @@
 //! Waiting for and holding a place in a queue: what locks and elections have in common.
 //!
 //! Who holds is decided in `state/`, for how long that may be relied upon in `replica/`. Here is
-//! how it is told: as one answer, when the caller named a lease; as a stream that ends with its
-//! connection otherwise.
+//! how it is told: as one answer, when the caller named a lease or binds to a process; as a stream
+//! that ends with its connection otherwise.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::api::types::{
     Bind as BindView, DurationText, HeldAnswer, HexId, LeaseState, Place, PlaceMessage,
 };
 use crate::base::{LeaseId, Revision, Span, Token, limits};
-use crate::host::{Caller, Subject};
+use crate::host::{Caller, Process, Subject};
 use crate::node::Topic;
 use crate::replica::{Promise, PromiseState};
 use crate::state::{
@@ -142,8 +142,8 @@ pub(super) async fn enter(
         _ => Patience::Wait,
     };
     let deadline = want.wait.map(|wait| wait.0);
-    let holder = holder(&manner, &want)?;
-    let single = matches!(holder, Holder::Existing(_));
+    let (holder, process) = holder(&manner, &want)?;
+    let single = matches!(holder, Holder::Existing(_)) || process.is_some();
     let slot = context.stream_slot()?;
     let operation = Operation::Acquire(Acquire {
         queue: want.queue.clone(),
@@ -173,11 +173,13 @@ pub(super) async fn enter(
         // A wait beyond what the clock can count is no limit.
         deadline: deadline.and_then(|wait| Instant::now().checked_add(wait)),
         timeout: manner.timeout,
+        process,
     };
     Ok(Entered { waiting, owned, single, slot, revision })
 }
 
-fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
+/// Under which lease the place is taken, and the process that it is bound to, if it is to one.
+fn holder(manner: &Manner, want: &Want) -> Result<(Holder, Option<Arc<Process>>), Fault> {
     if let Some(lease) = want.lease {
         if want.ttl.is_some() || want.bind.is_some() || want.pid.is_some() {
             let detail =
@@ -189,7 +191,7 @@ fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
                 "\"info\" belongs to the lease: leave it out, or \"lease\"",
             ));
         }
-        return Ok(Holder::Existing(LeaseId(lease.0)));
+        return Ok((Holder::Existing(LeaseId(lease.0)), None));
     }
     let bind = lease::bind(want.bind.unwrap_or(BindView::Connection), want.pid)?;
     if bind == Bind::None {
@@ -197,8 +199,10 @@ fn holder(manner: &Manner, want: &Want) -> Result<Holder, Fault> {
             "\"bind\": to hold under keepalives, make a lease first and name it in \"lease\"",
         ));
     }
-    let ttl = want.ttl.map(params::span);
-    Ok(Holder::New(lease::new_lease(&manner.caller, ttl, bind, want.info.clone())?))
+    let process = lease::target(&manner.caller, bind, want.pid)?;
+    let (ttl, info) = (want.ttl.map(params::span), want.info.clone());
+    let lease = lease::new_lease(&manner.caller, ttl, bind, info, process.as_deref())?;
+    Ok((Holder::New(lease), process))
 }
 
 /// A place that was taken.
@@ -210,6 +214,8 @@ pub(super) struct Waiting {
     pub(super) token: Token,
     pub(super) deadline: Option<Instant>,
     pub(super) timeout: Span,
+    /// What its lease is bound to, if to a process.
+    pub(super) process: Option<Arc<Process>>,
 }
 
 impl Waiting {
@@ -218,6 +224,8 @@ impl Waiting {
         let node = &self.context.node;
         let mut queue = node.follow(Topic::Queue(self.queue.clone()));
         let mut lease = node.follow(Topic::Lease(self.lease));
+        let exited = exited(self.process.as_deref());
+        tokio::pin!(exited);
         loop {
             let seen = self.look();
             if !seen.lease_exists {
@@ -235,12 +243,13 @@ impl Waiting {
                 () = self.context.ended(&self.permit) => {
                     Some(self.context.ending(&self.permit).0)
                 }
+                fault = &mut exited => Some(fault),
             };
             if let Some(fault) = ended {
                 return Err(fault);
             }
         }
-        owned.release();
+        self.settle(owned).await?;
         // A lease that is kept alive through another node, or not at all for a while, is confirmed
         // before anything is promised.
         let promise = match node.promise(self.lease) {
@@ -258,6 +267,36 @@ impl Waiting {
             revision: seen.revision.get(),
         };
         Ok(json(StatusCode::OK, &answer, seen))
+    }
+
+    /// It holds, and the caller is about to be told: from here on it does not end with the request.
+    pub(super) async fn settle(&self, owned: Owned) -> Result<(), Fault> {
+        match &self.process {
+            Some(process) => {
+                self.bind_to(process).await?;
+                lease::follow_process(&self.context, self.lease, process, owned)
+            }
+            None => {
+                owned.release();
+                Ok(())
+            }
+        }
+    }
+
+    /// A lease whose place had to wait was bound to the daemon until now, because nobody would have
+    /// been told that it holds had the daemon been started anew.
+    async fn bind_to(&self, process: &Process) -> Result<(), Fault> {
+        let (identity, lease) = (process.identity(), self.lease);
+        let bound = {
+            let view = self.context.node.view();
+            view.machine.lease(lease).is_none_or(|lease| lease.process.is_some())
+        };
+        if bound || !identity.is_lasting() {
+            return Ok(());
+        }
+        let operation = Operation::BindLease { lease, process: identity.to_string() };
+        let outcome = self.context.node.submit(operation, None, self.timeout).await?;
+        self.context.unrefused(outcome).map(drop)
     }
 
     /// Leaves the queue because the wait is over, and says who holds.
@@ -383,6 +422,17 @@ impl Waiting {
                 PlaceMessage::Held { token, lease, valid_for_ms, revision }
             }
         }
+    }
+}
+
+/// Says so when the process has exited; never without one.
+pub(super) async fn exited(process: Option<&Process>) -> Fault {
+    match process {
+        Some(process) => match process.exited().await {
+            Ok(()) => Fault::invalid("the process to bind to has ended while this waited"),
+            Err(error) => Fault::too_many(format!("this process cannot be watched: {error}")),
+        },
+        None => std::future::pending().await,
     }
 }
 

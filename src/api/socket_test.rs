@@ -380,7 +380,7 @@ async fn limits_are_met_with_their_errors() {
     for (path, body) in [
         ("/v1/leases", r#"{"tll": "10s"}"#),
         ("/v1/leases", r#"{"ttl": "500ms"}"#),
-        ("/v1/leases", r#"{"bind": "process"}"#),
+        ("/v1/leases", r#"{"bind": "process", "pid": 0}"#),
         ("/v1/leases", r#"{"pid": 1}"#),
         ("/v1/locks/l", r#"{"bind": "none"}"#),
         ("/v1/locks/l", r#"{"lease": "1", "ttl": "10s"}"#),

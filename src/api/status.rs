@@ -30,6 +30,7 @@ pub(super) fn status(context: &Context, ask: &Ask) -> Result<Response<Body>, Fau
         more.into_iter().map(|(code, detail)| HealthNote { code: code.to_owned(), detail }),
     );
     file_status::add(&context.host, &mut view);
+    view.bound_processes = context.host.bindings().processes() as u64;
     Ok(json(StatusCode::OK, &view, seen))
 }
 
@@ -75,6 +76,7 @@ fn status_view(status: &NodeStatus) -> StatusAnswer {
         ready: replica.ready && !status.draining,
         uptime_ms: status.uptime.as_millis(),
         leases: status.leases,
+        bound_processes: 0,
         digest: HexId(status.digest),
         pending: replica.pending as u64,
         members: member_views(status),
@@ -148,6 +150,7 @@ pub(super) fn starting_view(starting: &StartStatus) -> StatusAnswer {
         ready: false,
         uptime_ms: 0,
         leases: 0,
+        bound_processes: 0,
         digest: HexId(0),
         pending: 0,
         members: Vec::new(),

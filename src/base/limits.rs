@@ -31,6 +31,9 @@ pub const TXN_OPERATIONS_MAX: usize = 128;
 pub const NAME_BYTES_MAX: usize = 1024;
 /// Longest free text `info` of a lease in bytes.
 pub const INFO_BYTES_MAX: usize = 1024;
+/// Leases that end, or are gone on with, in one entry when many processes exit together, or at a
+/// start: more follow in the next.
+pub const BOUND_LEASES_BATCH_MAX: usize = 4_096;
 /// Longest text in bytes that names a process: a boot id and three numbers.
 pub const PROCESS_IDENTITY_BYTES_MAX: usize = 128;
 /// Longest idempotency key in bytes (API.md: 1 to 128 visible ASCII).

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::command::{Session, Writing, duration};
-use super::exit::{DONE, Failure, LOST};
+use super::exit::{DONE, Failure, LOST, USAGE};
 use super::output::{shown, table};
 use crate::client::{
     Bind, DurationText, GrantLeaseRequest, HexId, LeaseMessage, LeaseState, LeaseView, ReadOptions,
@@ -28,7 +28,11 @@ pub(super) enum LeaseCommand {
         /// Time to live without a sign of life [default: 10s]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         ttl: Option<Duration>,
-        /// The daemon keeps it alive while this process lives
+        /// What keeps it alive: `none`: keepalives; `process`: the daemon, while a process lives
+        #[arg(long, value_parser = ["none", "process"])]
+        bind: Option<String>,
+        /// That process, which --bind process goes without saying for [default: the one that has
+        /// started quorumctl]
         #[arg(long)]
         pid: Option<u32>,
         /// Free text for people
@@ -66,8 +70,8 @@ impl LeaseCommand {
                 session.output.print(&view, page(&view))?;
                 Ok(DONE)
             }
-            Self::Grant { ttl, pid, info, writing } => {
-                let bind = pid.map(|_| Bind::Process);
+            Self::Grant { ttl, bind, pid, info, writing } => {
+                let (bind, pid) = binding(bind.as_deref(), pid)?;
                 let request = GrantLeaseRequest { ttl: ttl.map(DurationText), bind, pid, info };
                 let kept = session.client.grant_lease(&request, &writing.options()).await?;
                 session.output.print(&kept.answer, kept.answer.lease.to_string())?;
@@ -86,6 +90,22 @@ impl LeaseCommand {
                 Ok(DONE)
             }
         }
+    }
+}
+
+/// quorumctl itself is gone in a moment: what outlives it is whoever has started it.
+fn binding(bind: Option<&str>, pid: Option<u32>) -> Result<(Option<Bind>, Option<u32>), Failure> {
+    match (bind, pid) {
+        (Some("process"), None) => {
+            let parent = std::os::unix::process::parent_id();
+            Ok((Some(Bind::Process), Some(parent)))
+        }
+        (Some("none"), Some(_)) => {
+            let text = "--pid goes with --bind process";
+            Err(Failure::new(USAGE, text.to_owned()))
+        }
+        (_, Some(pid)) => Ok((Some(Bind::Process), Some(pid))),
+        (_, None) => Ok((None, None)),
     }
 }
 

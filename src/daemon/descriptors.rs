@@ -11,8 +11,7 @@ use anyhow::{Context, bail};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_acceptconn;
 
-/// How the names of bound processes begin in the descriptor store.
-const PROCESS: &str = "process-";
+use crate::host::STORED_PROCESS_PREFIX;
 
 /// What this process was given.
 #[derive(Debug, Default)]
@@ -21,7 +20,6 @@ pub(super) struct Descriptors {
     pub local: Option<UnixListener>,
     /// Processes that an earlier daemon had bound leases to, as pidfds, under the names that it
     /// gave them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the bindings take them up later"))]
     pub processes: Vec<(String, OwnedFd)>,
 }
 
@@ -41,7 +39,7 @@ impl Descriptors {
             // them.
             fcntl_setfd(&descriptor, FdFlags::CLOEXEC)
                 .with_context(|| format!("the descriptor {name:?} from systemd"))?;
-            if name.starts_with(PROCESS) {
+            if name.starts_with(STORED_PROCESS_PREFIX) {
                 processes.push((name, descriptor));
             } else if socket_acceptconn(&descriptor).unwrap_or(false) {
                 if local.replace(UnixListener::from(descriptor)).is_some() {

@@ -176,7 +176,10 @@ async fn serve(
         Ok(node) => {
             drop(feeder);
             let _feeder = Feeder::of(&node);
-            operate(config, &node, local.listener, http.zip(token), &mut signals).await
+            let host = Host::new(node);
+            let adopting = host.clone();
+            tokio::spawn(async move { adopting.bindings().adopt(descriptors.processes).await });
+            operate(config, &host, local.listener, http.zip(token), &mut signals).await
         }
         Err(error) => Err(Failure::from(error)),
     };
@@ -202,15 +205,15 @@ fn node_options(config: &Config) -> node::Options {
 /// From the node's start to its end.
 async fn operate(
     config: &Config,
-    node: &Node,
+    host: &Host,
     local: UnixListener,
     http: Option<(tokio::net::TcpListener, String)>,
     signals: &mut StopSignals,
 ) -> Result<(), Failure> {
+    let node = host.node();
     let (stop, stopping) = oneshot::channel::<()>();
     // A stop that was never asked for is one too: the sender is gone with this function.
     let stopped = async move { stopping.await.unwrap_or_default() };
-    let host = Host::new(node.clone());
     host.set_files(config.files.clone());
     host.set_publish(config.publish.clone());
     let listeners = api::Listeners { unix: local, tcp: http };
@@ -222,7 +225,8 @@ async fn operate(
         );
     }
     host.set_enrolment(Enrolment::start(node, &config.enroll_options()));
-    let mut server = tokio::spawn(api::serve(host, listeners, config.api_options(), stopped));
+    let mut server =
+        tokio::spawn(api::serve(host.clone(), listeners, config.api_options(), stopped));
     let signal = tokio::select! {
         signal = signals.next() => signal,
         ended = node.ended() => return Err(Failure::from(ended.as_ref())),

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
 use crate::enroll::Enrolment;
+use crate::host::Bindings;
 use crate::node::Node;
 
 use super::file_status::{FileStatus, PublishStatus};
@@ -23,6 +24,7 @@ pub struct Host {
 
 struct Shared {
     node: Node,
+    bindings: Bindings,
     /// Who waits here looks again at what it was once allowed. Sent by whoever reads the
     /// configuration, received by every stream; only the newest value counts.
     access: watch::Sender<Arc<AccessRules>>,
@@ -39,14 +41,16 @@ impl fmt::Debug for Shared {
 }
 
 impl Host {
-    /// The host of a running node. Until it is told otherwise, its socket is for root and the
-    /// daemon's own user.
+    /// The host of a running node. Needs a running tokio runtime. Until it is told otherwise, its
+    /// socket is for root and the daemon's own user.
     pub fn new(node: Node) -> Self {
         let rules = AccessRules::new(&AccessOptions::default());
         let access = watch::Sender::new(Arc::new(rules));
+        let bindings = Bindings::new(node.clone());
         Self {
             shared: Arc::new(Shared {
                 node,
+                bindings,
                 access,
                 refusals: RefusalLog::default(),
                 enrolment: OnceLock::new(),
@@ -59,6 +63,11 @@ impl Host {
     /// The node.
     pub fn node(&self) -> &Node {
         &self.shared.node
+    }
+
+    /// The leases that end with processes.
+    pub fn bindings(&self) -> &Bindings {
+        &self.shared.bindings
     }
 
     /// The access rules in force.

@@ -4,6 +4,8 @@
 //! None of that is replicated state: it is found again after a restart.
 //!
 //! - [`AccessRules`]: what a [`Subject`] may do, by its user, groups, unit and control group.
+//! - [`Bindings`]: which leases end with which processes. One task watches all of them, until the
+//!   last handle is gone; one talks to systemd's file-descriptor store.
 //! - [`Caller`]: who asks, as the kernel tells.
 //! - [`FilesOptions`]: files that follow keys; [`FileStatus`]: how one stands.
 //! - [`PublishOptions`]: directories that keys follow; [`PublishStatus`]: how one stands.
@@ -15,8 +17,11 @@
 mod access;
 #[cfg(test)]
 mod access_test;
+mod adopt;
+mod bindings;
 mod caller;
 mod credentials;
+mod fd_store;
 mod file_content;
 mod file_inputs;
 mod file_status;
@@ -53,8 +58,10 @@ mod process_test;
 pub use access::{
     AccessOptions, AccessRuleOptions, AccessRules, Decision, Denied, Facts, Subject, Wanted,
 };
+pub use bindings::Bindings;
 pub use caller::Caller;
 pub use credentials::sees_all_users;
+pub use fd_store::STORED_PROCESS_PREFIX;
 pub use file_status::{FileState, FileStatus, PublishStatus};
 pub use file_watch::FileWatch;
 pub use files_options::{

@@ -214,6 +214,21 @@ impl Node {
         self.pursue(Event::EndLeases(vec![lease]));
     }
 
+    /// Ends several leases in one revision, otherwise as [`end_lease`](Self::end_lease).
+    pub fn end_leases(&self, leases: Vec<LeaseId>) {
+        if !leases.is_empty() {
+            self.pursue(Event::EndLeases(leases));
+        }
+    }
+
+    /// Has leases of earlier boots of this node go on under this one, pursued over changes of
+    /// leader. Their processes live.
+    pub fn adopt_leases(&self, leases: Vec<LeaseId>) {
+        if !leases.is_empty() {
+            self.pursue(Event::AdoptLeases(leases));
+        }
+    }
+
     /// Leaves a queue in the background, pursued over changes of leader.
     pub fn leave_queue(&self, queue: QueueName, token: Token) {
         self.pursue(Event::LeaveQueue { queue, token });

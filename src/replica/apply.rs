@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::base::mutation::{self, Mutation};
-use crate::base::{Index, Instant, Term};
+use crate::base::{Index, Instant, LeaseId, Term};
 use crate::raft::{Entry, Payload};
 use crate::replica::{Action, Now, Replica, View};
 use crate::state::{Applied, Bind, Command, Holder, LeaseChange, Operation, Outcome};
@@ -147,6 +147,9 @@ impl Replica {
             return;
         }
         let Some(mut settled) = settled else { return };
+        if let Operation::AdoptLeases { leases } = &command.operation {
+            self.adopted(view, leases, settled.received);
+        }
         if mutation::active(Mutation::PromiseFromAnswer) {
             settled.received = now;
         }
@@ -161,10 +164,25 @@ impl Replica {
     }
 }
 
+impl Replica {
+    /// Leases of earlier boots are this boot's now. The entry gave them their full time to live on
+    /// every leader's clock, and it was asked for at `since`: the proof is that of a grant.
+    fn adopted(&mut self, view: &mut View, leases: &[LeaseId], since: Instant) {
+        let own = (self.node, self.boot);
+        for lease in leases.iter().filter_map(|&id| view.machine.lease(id)) {
+            if lease.bind == Bind::Process && (lease.node, lease.boot) == own {
+                view.promises.keep(lease, since);
+                self.published.promises.push(lease.id);
+            }
+        }
+        self.keeper.quicken(view.promises.shortest_bound_ttl(), since);
+    }
+}
+
 /// The lease that this very entry made for its caller. An outcome that is only repeated, under an
 /// idempotency key, makes none: its grant lies further back than the retry, and a promise counted
 /// from the retry would last too long.
-fn new_lease(operation: &Operation, applied: &Applied) -> Option<crate::base::LeaseId> {
+fn new_lease(operation: &Operation, applied: &Applied) -> Option<LeaseId> {
     let id = match (operation, &applied.outcome) {
         (Operation::GrantLease(_), Outcome::Granted { lease, .. }) => *lease,
         (Operation::Acquire(acquire), Outcome::Acquired { lease, .. })

@@ -434,7 +434,7 @@ pub(super) fn put(key: &str, value: &str) -> Operation {
 }
 
 pub(super) fn lease(ttl: Span, bind: Bind) -> NewLease {
-    NewLease { ttl, bind, pid: None, uid: 0, info: String::new() }
+    NewLease { ttl, bind, pid: None, uid: 0, info: String::new(), process: None }
 }
 
 pub(super) fn lock(name: &str, ttl: Span) -> Operation {
@@ -463,6 +463,7 @@ pub(super) fn lease_record(id: u64, ttl: Span, bind: Bind, parent: Option<u64>) 
         info: String::new(),
         generation: 1,
         owned_by_place: false,
+        process: None,
         keys: BTreeSet::new(),
     }
 }

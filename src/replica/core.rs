@@ -123,6 +123,7 @@ impl Replica {
                 self.reads.abandon(ticket);
                 self.members.abandon(ticket);
             }
+            Event::AdoptLeases(leases) => self.pursue(Operation::AdoptLeases { leases }, at),
             Event::Disk { full } => {
                 self.published.status |= self.disk.full != full;
                 self.disk.full = full;
@@ -133,16 +134,14 @@ impl Replica {
             }
             Event::Drain => self.draining = true,
             Event::GiveWay => self.transfer.leave(),
-            Event::EndLeases(leases) => {
-                self.requests.pursue(Operation::RevokeLeases { leases }, at);
-            }
+            Event::EndLeases(leases) => self.pursue(Operation::RevokeLeases { leases }, at),
             Event::Keepalive { ticket, lease, deadline } => {
                 if self.admit(ticket) {
                     self.keeper.queue(ticket, lease, deadline);
                 }
             }
             Event::LeaveQueue { queue, token } => {
-                self.requests.pursue(Operation::Release { queue, token }, at);
+                self.pursue(Operation::Release { queue, token }, at);
             }
             Event::Members { ticket, order, deadline } => match self.refuses() {
                 None => self.members.ask(ticket, order, deadline),
@@ -335,6 +334,10 @@ impl Replica {
     pub(super) fn next_context(&mut self) -> ReadContext {
         self.contexts_used += 1;
         ReadContext(self.contexts_used)
+    }
+
+    fn pursue(&mut self, operation: Operation, now: Instant) {
+        self.requests.pursue(operation, now);
     }
 
     fn admit(&mut self, ticket: Ticket) -> bool {

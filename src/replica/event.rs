@@ -24,6 +24,10 @@ pub struct Ticket(pub u64);
 pub enum Event {
     /// Whoever waits for this ticket has gone. A write that was handed over may still be applied.
     Abandon(Ticket),
+    /// These leases, which earlier boots of this node had bound to processes, go on under this one:
+    /// their processes live. What became of the others is none of this event's business: nobody
+    /// keeps them alive.
+    AdoptLeases(Vec<LeaseId>),
     /// The disk cannot take any more, or can again.
     Disk {
         /// Whether nothing may be appended, here or for another leader.

@@ -169,6 +169,8 @@ fn grows_the_store(operation: &Operation) -> bool {
         // Locks and leases stay usable when configuration has filled the store, and whatever frees
         // space must always be possible.
         Operation::Acquire(_)
+        | Operation::AdoptLeases { .. }
+        | Operation::BindLease { .. }
         | Operation::Compact { .. }
         | Operation::Delete { .. }
         | Operation::ExpireLeases { .. }

@@ -247,7 +247,7 @@ impl Replica {
         let View { machine, promises, .. } = &mut *view;
         let before: BTreeSet<LeaseId> = former.leases().map(|lease| lease.id).collect();
         let own = (self.node, self.boot);
-        let (mut host, mut orphans) = (None, Vec::new());
+        let (mut host, mut orphans, mut adopted) = (None, Vec::new(), Vec::new());
         for lease in machine.leases() {
             let is_own = (lease.node, lease.boot) == own;
             if lease.bind == Bind::Node && is_own {
@@ -259,6 +259,10 @@ impl Replica {
                 if is_own && !matches!(lease.bind, Bind::Node | Bind::None) {
                     orphans.push(lease.id);
                 }
+            } else if is_own && former.lease(lease.id).is_some_and(|it| it.boot != lease.boot) {
+                // Adopted by an entry that this node never saw: asked for again, so that there is
+                // an instant from which to promise.
+                adopted.push(lease.id);
             }
         }
         for lease in before.into_iter().filter(|&lease| machine.lease(lease).is_none()) {
@@ -271,6 +275,9 @@ impl Replica {
         self.keeper.set_host(host, now);
         if !orphans.is_empty() {
             self.requests.pursue(Operation::RevokeLeases { leases: orphans }, now);
+        }
+        if !adopted.is_empty() {
+            self.requests.pursue(Operation::AdoptLeases { leases: adopted }, now);
         }
     }
 

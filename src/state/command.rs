@@ -31,6 +31,20 @@ pub struct IdempotencyKey {
 pub enum Operation {
     /// Enter the queue of a lock or election; decided within this one entry.
     Acquire(Acquire),
+    /// Leases that earlier boots of the request's node had bound to processes go on under this one,
+    /// with their full time to live. Those that no longer exist are skipped.
+    AdoptLeases {
+        /// Which.
+        leases: Vec<LeaseId>,
+    },
+    /// A place that waited holds now, and its holder is about to be told: from here on its lease
+    /// outlives the daemon, as long as this process lives.
+    BindLease {
+        /// Which; made with `Bind::Process`.
+        lease: LeaseId,
+        /// As in [`NewLease::process`].
+        process: String,
+    },
     /// Forget history before `revision`: reads at `revision` itself stay possible.
     Compact {
         /// The oldest revision that stays readable.
@@ -53,8 +67,9 @@ pub enum Operation {
     },
     /// Make a lease.
     GrantLease(NewLease),
-    /// A node has started: what earlier boots of it had bound to connections ends, in one revision.
-    /// The node and boot are those of the request.
+    /// A node has started: what earlier boots of it had bound to connections ends, in one revision,
+    /// and so does what was bound to processes that cannot be known again. The node and boot are
+    /// those of the request.
     NodeBooted,
     /// Replace the value of a candidate in an election.
     Proclaim {
@@ -213,6 +228,10 @@ pub struct NewLease {
     pub uid: u32,
     /// Free text for people.
     pub info: String,
+    /// With `Bind::Process`: what the host knows the process by, in its own words. With it the
+    /// lease outlives the daemon that granted it; at most
+    /// [`PROCESS_IDENTITY_BYTES_MAX`](crate::base::limits::PROCESS_IDENTITY_BYTES_MAX) bytes.
+    pub process: Option<String>,
 }
 
 /// A lock, an election or a barrier. In the order of their codes on disk.
@@ -250,7 +269,8 @@ pub struct QueueName {
 pub enum Holder {
     /// One that exists; asking again with it is the same request, not a second place.
     Existing(LeaseId),
-    /// One that is made by the same entry and ends with the place.
+    /// One that is made by the same entry and ends with the place. As long as the place waits, its
+    /// lease does not outlive the daemon: see [`Operation::BindLease`].
     New(NewLease),
 }
 

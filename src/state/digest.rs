@@ -151,7 +151,7 @@ pub(super) fn lease_hash(lease: &Lease) -> u64 {
         Bind::None => 3,
         Bind::Process => 4,
     };
-    Hash::new(2)
+    let hash = Hash::new(2)
         .word(lease.id.get())
         .word(lease.ttl.as_micros())
         .word(bind)
@@ -162,8 +162,11 @@ pub(super) fn lease_hash(lease: &Lease) -> u64 {
         .word(u64::from(lease.uid))
         .bytes(lease.info.as_bytes())
         .word(lease.generation)
-        .word(u64::from(lease.owned_by_place))
-        .end()
+        .word(u64::from(lease.owned_by_place));
+    match &lease.process {
+        Some(process) => hash.bytes(process.as_bytes()).end(),
+        None => hash.end(),
+    }
 }
 
 /// The hash of a queue's slots.

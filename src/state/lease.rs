@@ -1,6 +1,11 @@
 //! Leases: a forest in which every lease that is bound to something on a host hangs under that
 //! host's own lease, and ends with it.
 //!
+//! A host has such a lease for each boot of its daemon. What is bound to a connection ends when the
+//! next boot is heard of; what is bound to a process stays under the lease of the boot that is
+//! gone, which nobody keeps alive any more, until the next boot adopts it or its time is up. So a
+//! process that has died in between is never kept alive by a keepalive of the new boot.
+//!
 //! When a lease is overdue is decided by the leader in `replica/`; here an expiry is only carried
 //! out, or found to be void. Which keys hang on a lease is kept up to date by `keys.rs`.
 
@@ -81,6 +86,30 @@ impl Leases {
         assert!(other.is_none(), "lease {id} was made twice");
     }
 
+    /// The own leases of a node's boots before that of the request.
+    fn of_boots_before(&self, request: RequestId) -> Vec<LeaseId> {
+        let former = (request.node, Boot(0))..(request.node, request.boot);
+        self.hosts.range(former).map(|(_, lease)| *lease).collect()
+    }
+
+    /// Changes a lease that exists, other than a host's own, and its place in the forest. Returns
+    /// it as it was, without its keys.
+    fn change(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease)) -> Lease {
+        let lease = self.map.get_mut(&id).expect("only leases that were found are changed");
+        assert!(lease.bind != Bind::Node, "the own lease {id} of a host changes");
+        let before = Lease { keys: BTreeSet::new(), info: lease.info.clone(), ..lease.clone() };
+        change(lease);
+        assert!(lease.id == id, "lease {id} became {}", lease.id);
+        let after = lease.parent;
+        if before.parent != after {
+            self.children.extend(after.map(|parent| (parent, id)));
+            if let Some(parent) = before.parent {
+                self.children.remove(&(parent, id));
+            }
+        }
+        before
+    }
+
     fn remove(&mut self, id: LeaseId) -> Lease {
         let lease = self.map.remove(&id).expect("only leases that were found are ended");
         assert!(lease.keys.is_empty(), "lease {id} ends with {} keys", lease.keys.len());
@@ -138,6 +167,7 @@ impl StateMachine {
             info: new.info.clone(),
             generation: 1,
             owned_by_place,
+            process: new.process.clone().filter(|_| new.bind == Bind::Process),
             keys: BTreeSet::new(),
         };
         self.digest.add(lease_hash(&lease));
@@ -157,6 +187,7 @@ impl StateMachine {
             pid: None,
             uid: 0,
             info: String::new(),
+            process: None,
         };
         self.make_lease(request, &host, false, effects)
     }
@@ -193,14 +224,80 @@ impl StateMachine {
         Outcome::Done { revision: self.revision_after(effects) }
     }
 
-    /// `Operation::NodeBooted`: the former processes of this daemon can keep nothing alive any
-    /// more. What was bound through them hangs under their host leases.
+    /// `Operation::NodeBooted`: the former boots of this daemon can keep nothing alive any more.
+    /// What was bound through them hangs under their host leases; of that only what is bound to a
+    /// process that can be known again stays, until it is adopted.
     pub(super) fn node_booted(&mut self, request: RequestId, effects: &mut Effects) -> Outcome {
-        let former = (request.node, Boot(0))..(request.node, request.boot);
+        let mut ends = BTreeSet::new();
+        for host in self.leases.of_boots_before(request) {
+            let children = self.leases.children(host);
+            let (stay, go): (Vec<_>, Vec<_>) = children.partition(|&child| self.outlives(child));
+            ends.extend(go);
+            if stay.is_empty() {
+                ends.insert(host);
+            }
+        }
+        self.end_leases(&ends, effects);
+        Outcome::Done { revision: self.revision_after(effects) }
+    }
+
+    /// Whether a lease stays when the boot that granted it is gone.
+    fn outlives(&self, lease: LeaseId) -> bool {
+        let lease = self.leases.find(lease);
+        lease.is_some_and(|lease| lease.bind == Bind::Process && lease.process.is_some())
+    }
+
+    /// `Operation::AdoptLeases`. Its generation grows, so that an expiry that was decided before is
+    /// void, and it counts as begun anew: the promise of the new boot is counted from then.
+    pub(super) fn adopt(
+        &mut self,
+        request: RequestId,
+        leases: &[LeaseId],
+        effects: &mut Effects,
+    ) -> Outcome {
+        let (node, boot) = (request.node, request.boot);
+        let may = |lease: &Lease| lease.node == node && lease.boot <= boot;
+        let found: BTreeSet<LeaseId> = leases
+            .iter()
+            .copied()
+            .filter(|&id| self.outlives(id) && self.leases.find(id).is_some_and(may))
+            .collect();
+        for id in found {
+            let host = self.host_lease_of(request, effects);
+            self.change_lease(id, |lease| {
+                (lease.parent, lease.boot) = (Some(host), boot);
+                lease.generation += 1;
+            });
+            effects.leases.push(LeaseChange::Began(id));
+        }
+        let empty = |host: &LeaseId| self.leases.children(*host).next().is_none();
         let former: BTreeSet<LeaseId> =
-            self.leases.hosts.range(former).map(|(_, lease)| *lease).collect();
+            self.leases.of_boots_before(request).into_iter().filter(empty).collect();
         self.end_leases(&former, effects);
         Outcome::Done { revision: self.revision_after(effects) }
+    }
+
+    /// `Operation::BindLease`.
+    pub(super) fn bind(&mut self, id: LeaseId, process: &str) -> Outcome {
+        if self.leases.find(id).is_none_or(|lease| lease.bind != Bind::Process) {
+            return Refusal::LeaseNotFound { lease: id }.into();
+        }
+        self.change_lease(id, |lease| lease.process = Some(process.to_owned()));
+        Outcome::Done { revision: self.revision }
+    }
+
+    /// The process of a lease that was made just now does not count yet.
+    pub(super) fn unbind(&mut self, id: LeaseId) {
+        self.change_lease(id, |lease| lease.process = None);
+    }
+
+    fn change_lease(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease)) {
+        let before = self.leases.change(id, change);
+        let after = self.leases.find(id).expect("it was changed just now");
+        assert!(before.parent.is_none() == after.parent.is_none(), "lease {id} left its host");
+        self.digest.subtract(lease_hash(&before));
+        self.digest.add(lease_hash(after));
+        self.dirty.mark(RowKey::Lease(id));
     }
 
     /// Ends leases that exist, with all that hang under them and all their keys.

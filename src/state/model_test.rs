@@ -155,6 +155,13 @@ impl Model {
                 Outcome::Granted { lease, revision: self.revision() }
             }
             Operation::NodeBooted => self.node_booted(request),
+            Operation::AdoptLeases { leases } => self.adopt(request, leases),
+            Operation::BindLease { lease, process } => {
+                let found = self.leases.get_mut(lease).filter(|it| it.bind == Bind::Process);
+                let found = found.ok_or(Refusal::LeaseNotFound { lease: *lease })?;
+                found.process = Some(process.clone());
+                Outcome::Done { revision: self.revision() }
+            }
             Operation::StartEpoch => Outcome::Done { revision: self.revision() },
             Operation::Proclaim { name, token, value } => {
                 let name = QueueName { kind: QueueKind::Election, name: name.clone() };
@@ -184,12 +191,52 @@ impl Model {
 
     fn node_booted(&mut self, request: RequestId) -> Outcome {
         let former = self.leases.values().filter(|lease| {
-            lease.bind == Bind::Node && lease.node == request.node && lease.boot < request.boot
+            let bound = lease.parent.is_some() && lease.process.is_none();
+            bound && lease.node == request.node && lease.boot < request.boot
         });
         for lease in former.map(|lease| lease.id).collect::<Vec<_>>() {
             self.end(lease);
         }
+        self.end_empty_hosts(request);
         Outcome::Done { revision: self.after() }
+    }
+
+    /// Own leases of the node's former boots under which nothing hangs.
+    fn end_empty_hosts(&mut self, request: RequestId) {
+        let hosts = self.leases.values().filter(|lease| {
+            lease.bind == Bind::Node && lease.node == request.node && lease.boot < request.boot
+        });
+        let is_parent = |id| self.leases.values().any(|lease| lease.parent == Some(id));
+        let empty = hosts.map(|lease| lease.id).filter(|id| !is_parent(*id));
+        for lease in empty.collect::<Vec<_>>() {
+            self.end(lease);
+        }
+    }
+
+    fn adopt(&mut self, request: RequestId, leases: &[LeaseId]) -> Outcome {
+        for id in leases.iter().copied().collect::<BTreeSet<_>>() {
+            let Some(lease) = self.leases.get(&id) else { continue };
+            if lease.process.is_none() || lease.node != request.node || lease.boot > request.boot {
+                continue;
+            }
+            let parent = Some(self.host(request));
+            let lease = self.leases.get_mut(&id).unwrap();
+            (lease.parent, lease.boot) = (parent, request.boot);
+            lease.generation += 1;
+            self.changes.push(LeaseChange::Began(id));
+        }
+        self.end_empty_hosts(request);
+        Outcome::Done { revision: self.after() }
+    }
+
+    fn host(&mut self, request: RequestId) -> LeaseId {
+        let host = self.leases.values().find(|lease| {
+            lease.bind == Bind::Node && (lease.node, lease.boot) == (request.node, request.boot)
+        });
+        match host.map(|host| host.id) {
+            Some(host) => host,
+            None => self.insert(request, &host_lease(), None, false),
+        }
     }
 
     fn condition(&self, key: &Bytes, condition: Condition) -> Result<(), Refusal> {
@@ -240,16 +287,7 @@ impl Model {
         if new.bind == Bind::Node {
             return Err(Refusal::LeaseNotFound { lease: LeaseId(0) });
         }
-        let mut parent = None;
-        if new.bind != Bind::None {
-            let host = self.leases.values().find(|lease| {
-                lease.bind == Bind::Node && (lease.node, lease.boot) == (request.node, request.boot)
-            });
-            parent = match host.map(|host| host.id) {
-                Some(host) => Some(host),
-                None => Some(self.insert(request, &host_lease(), None, false)),
-            };
-        }
+        let parent = (new.bind != Bind::None).then(|| self.host(request));
         Ok(self.insert(request, new, parent, owned_by_place))
     }
 
@@ -274,6 +312,7 @@ impl Model {
             info: new.info.clone(),
             generation: 1,
             owned_by_place,
+            process: new.process.clone().filter(|_| new.bind == Bind::Process),
             keys: BTreeSet::new(),
         };
         self.leases.insert(id, lease);
@@ -421,7 +460,10 @@ impl Model {
         }
         let lease = match &acquire.holder {
             Holder::Existing(lease) => *lease,
-            Holder::New(new) => self.make(request, new, true)?,
+            Holder::New(new) => {
+                let process = new.process.clone().filter(|_| ahead == 0);
+                self.make(request, &NewLease { process, ..new.clone() }, true)?
+            }
         };
         self.slots.insert(acquire.queue.clone(), acquire.slots);
         let mut value = acquire.value.clone();
@@ -529,7 +571,7 @@ impl Model {
 
 fn host_lease() -> NewLease {
     let (ttl, info) = (limits::NODE_TTL, String::new());
-    NewLease { ttl, bind: Bind::Node, pid: None, uid: 0, info }
+    NewLease { ttl, bind: Bind::Node, pid: None, uid: 0, info, process: None }
 }
 
 fn place(record: &Record) -> Option<(QueueName, LeaseId, Mode)> {
@@ -612,8 +654,16 @@ impl Generator {
                 let (queue, token) = self.token(model);
                 Operation::Proclaim { name: queue.name, token, value: self.value() }
             }
-            82..=86 => Operation::GrantLease(self.new_lease()),
-            87..=89 => {
+            82..=85 => Operation::GrantLease(self.new_lease()),
+            86 => Operation::BindLease {
+                lease: self.lease(model).unwrap_or(LeaseId(7)),
+                process: "kernel.1.4.i5".to_owned(),
+            },
+            87 => {
+                let leases = model.leases.keys().copied().filter(|_| self.rng.chance(1, 3));
+                Operation::AdoptLeases { leases: leases.collect() }
+            }
+            88..=89 => {
                 let count = self.rng.below(4);
                 let leases = (0..count).filter_map(|_| self.lease(model)).collect();
                 Operation::RevokeLeases { leases }
@@ -688,6 +738,7 @@ impl Generator {
             pid: self.rng.chance(1, 2).then_some(4_711),
             uid: 1_000,
             info: "from a test".to_owned(),
+            process: self.rng.chance(1, 2).then(|| "kernel.1.2.i3".to_owned()),
         }
     }
 

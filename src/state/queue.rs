@@ -219,7 +219,14 @@ impl StateMachine {
         let key = queue_key(&acquire.queue, lease, acquire.mode);
         let (created, _) = self.set_key(&key, value, Some(lease), effects);
         assert!(created == self.revision.next(), "a new place has the old token {created}");
-        self.acquired(&acquire.queue, lease, Token(created.get()), effects)
+        let outcome = self.acquired(&acquire.queue, lease, Token(created.get()), effects);
+        if matches!(&acquire.holder, Holder::New(new) if new.process.is_some())
+            && matches!(outcome, Outcome::Acquired { ahead, .. } if ahead > 0)
+        {
+            // Nobody will hear of it before it holds: with the daemon it leaves the queue.
+            self.unbind(lease);
+        }
+        outcome
     }
 
     /// The place that a lease has already, if it is what is asked for.

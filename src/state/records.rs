@@ -49,6 +49,9 @@ pub struct Lease {
     pub generation: u64,
     /// Whether it was made by an `Acquire` and ends with that place.
     pub owned_by_place: bool,
+    /// With `Bind::Process`: what the host knows the process by. Without it the lease ends with
+    /// the boot of the node, as one that is bound to a connection does.
+    pub process: Option<String>,
     /// The keys attached to it, places in queues among them.
     pub keys: BTreeSet<Bytes>,
 }

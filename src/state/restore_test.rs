@@ -32,6 +32,7 @@ fn state() -> StateMachine {
         pid: Some(7),
         uid: 1_000,
         info: "app".to_owned(),
+        process: Some("kernel.1.7.i9".to_owned()),
     };
     let acquire = Operation::Acquire(Acquire {
         queue: QueueName { kind: QueueKind::Lock, name: Bytes::from_static(b"l") },

@@ -203,6 +203,7 @@ fn lease_row(lease: &Lease) -> Row {
         uid: lease.uid,
         generation: lease.generation,
         owned_by_place: lease.owned_by_place,
+        process: lease.process.clone(),
     })
 }
 

@@ -135,13 +135,7 @@ impl Runner {
             }
             "txn" => Operation::Txn(self.txn(args)?),
             "grant" => Operation::GrantLease(new_lease(args)?),
-            "revoke" => {
-                let mut leases = Vec::new();
-                while let Some(lease) = args.next_pos() {
-                    leases.push(lease_id(lease)?);
-                }
-                Operation::RevokeLeases { leases }
-            }
+            "revoke" => Operation::RevokeLeases { leases: leases(args)? },
             "expire" => {
                 let term = take(args, "term")?.map_or(self.term, Term);
                 let mut leases = Vec::new();
@@ -152,6 +146,11 @@ impl Runner {
                 Operation::ExpireLeases { term, leases }
             }
             "booted" => Operation::NodeBooted,
+            "adopt" => Operation::AdoptLeases { leases: leases(args)? },
+            "bind" => Operation::BindLease {
+                lease: lease_id(&next::<String>(args)?)?,
+                process: next(args)?,
+            },
             "epoch" => Operation::StartEpoch,
             "compact" => Operation::Compact { revision: Revision(next(args)?) },
             "lock" | "elect" | "meet" => self.acquire(name, args)?,
@@ -491,10 +490,16 @@ impl Runner {
         let Some(lease) = self.machine.lease(id) else { return name };
         let parent = lease.parent.map(|parent| format!(" under {}", self.lease_name(parent)));
         let owned = if lease.owned_by_place { " owned by its place" } else { "" };
+        let process = lease.process.as_ref().map(|process| format!(" of {process}"));
+        let process = process.unwrap_or_default();
+        let generation = match lease.generation {
+            1 => String::new(),
+            generation => format!(" generation {generation}"),
+        };
         let keys: Vec<String> = lease.keys.iter().map(|key| self.bytes_text(key)).collect();
         let keys = if keys.is_empty() { String::new() } else { format!(": {}", keys.join(" ")) };
         format!(
-            "{name} {:?} {}/{} ttl {}{}{owned}{keys}",
+            "{name} {:?}{process} {}/{} ttl {}{}{generation}{owned}{keys}",
             lease.bind,
             lease.node,
             lease.boot,
@@ -569,7 +574,16 @@ fn new_lease(args: &mut ArgumentConsumer<'_>) -> Result<NewLease> {
         Some(other) => return Err(format!("unknown bind {other}").into()),
     };
     let ttl = Span::from_secs(take(args, "ttl")?.unwrap_or(10));
-    Ok(NewLease { ttl, bind, pid: None, uid: 0, info: String::new() })
+    let process = take(args, "process")?;
+    Ok(NewLease { ttl, bind, pid: None, uid: 0, info: String::new(), process })
+}
+
+fn leases(args: &mut ArgumentConsumer<'_>) -> Result<Vec<LeaseId>> {
+    let mut leases = Vec::new();
+    while let Some(lease) = args.next_pos() {
+        leases.push(lease_id(lease)?);
+    }
+    Ok(leases)
 }
 
 fn queue_name(args: &mut ArgumentConsumer<'_>) -> Result<QueueName> {

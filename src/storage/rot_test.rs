@@ -185,6 +185,7 @@ pub(super) fn live_a_little(state: &mut StateMachine, sequence: &mut u64) {
             pid: Some(7),
             uid: 1_000,
             info: "app".to_owned(),
+            process: Some("kernel.1.7.i9".to_owned()),
         };
         Operation::Acquire(Acquire {
             queue: QueueName { kind: QueueKind::Lock, name: Bytes::from_static(name) },

@@ -19,6 +19,8 @@ pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.
 /// What a daemon does for its host. The names are those of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostGauges {
+    /// Processes that leases are bound to.
+    pub bound_processes: u64,
     /// Files that follow keys, and whether each is what its keys say.
     pub files_current: Vec<(String, bool)>,
     /// Directories that keys follow, whether each is published, and how many keys it has.
@@ -29,6 +31,12 @@ pub struct HostGauges {
 pub fn render(status: &NodeStatus, host: &HostGauges) -> String {
     let mut registry = Registry::with_prefix("quorumd");
     add_node(&mut registry, status);
+    number(
+        &mut registry,
+        "bound_processes",
+        "Processes of this host with leases that end with them",
+        host.bound_processes,
+    );
     add_raft(&mut registry, status);
     add_store(&mut registry, status);
     add_storage(&mut registry, status);
@@ -262,6 +270,7 @@ mod tests {
     #[test]
     fn a_status_becomes_openmetrics_text() {
         let host = HostGauges {
+            bound_processes: 3,
             files_current: vec![("nginx".to_owned(), true)],
             published: vec![("drop".to_owned(), false, 3)],
         };

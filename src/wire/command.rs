@@ -8,10 +8,10 @@ use prost::Message;
 
 use super::codec::{append, at_most, bound_count, bounded, codes, one_to, required, strict};
 use super::command_fields::{
-    AcquireProto, ActProto, AskedProto, CommandProto, CompareProto, ConditionProto, DeleteProto,
-    ExpireProto, FieldProto, HolderProto, IdempotencyProto, NewLeaseProto, OperationProto,
-    ProclaimProto, PutProto, QueueNameProto, ReleaseProto, RevokeProto, SelectionProto,
-    TxnOperationProto, TxnProto, WhichProto,
+    AcquireProto, ActProto, AdoptProto, AskedProto, BindProto, CommandProto, CompareProto,
+    ConditionProto, DeleteProto, ExpireProto, FieldProto, HolderProto, IdempotencyProto,
+    NewLeaseProto, OperationProto, ProclaimProto, PutProto, QueueNameProto, ReleaseProto,
+    RevokeProto, SelectionProto, TxnOperationProto, TxnProto, WhichProto,
 };
 use super::entry::EmptyProto;
 use crate::base::{
@@ -163,6 +163,12 @@ impl From<&Operation> for OperationProto {
     fn from(operation: &Operation) -> Self {
         match operation {
             Operation::Acquire(acquire) => Self::Acquire(acquire.into()),
+            Operation::AdoptLeases { leases } => Self::AdoptLeases(AdoptProto {
+                leases: leases.iter().map(|lease| lease.0).collect(),
+            }),
+            Operation::BindLease { lease, process } => {
+                Self::BindLease(BindProto { lease: lease.0, process: process.clone() })
+            }
             Operation::Compact { revision } => Self::Compact(revision.0),
             Operation::Delete { selection, condition } => Self::Delete(DeleteProto {
                 selection: Some(selection.into()),
@@ -208,6 +214,13 @@ impl TryFrom<OperationProto> for Operation {
     fn try_from(proto: OperationProto) -> Result<Self, WireError> {
         Ok(match proto {
             OperationProto::Acquire(acquire) => Self::Acquire(acquire.try_into()?),
+            OperationProto::AdoptLeases(adopt) => {
+                at_most_leases(adopt.leases.len())?;
+                Self::AdoptLeases { leases: adopt.leases.into_iter().map(LeaseId).collect() }
+            }
+            OperationProto::BindLease(BindProto { lease, process: text }) => {
+                Self::BindLease { lease: LeaseId(lease), process: process_identity(text)? }
+            }
             OperationProto::Compact(revision) => Self::Compact { revision: Revision(revision) },
             OperationProto::Delete(delete) => delete_operation(delete)?,
             OperationProto::ExpireLeases(expire) => expire_leases(expire)?,
@@ -358,6 +371,7 @@ impl From<&NewLease> for NewLeaseProto {
             pid: lease.pid,
             uid: lease.uid,
             info: lease.info.clone(),
+            process: lease.process.clone(),
         }
     }
 }
@@ -371,8 +385,21 @@ impl TryFrom<NewLeaseProto> for NewLease {
             return Err(WireError::Malformed("a host's own lease is made as a parent only"));
         }
         let (ttl, info) = (ttl(proto.ttl_micros)?, info(proto.info)?);
-        Ok(Self { ttl, bind, pid: proto.pid, uid: proto.uid, info })
+        let process = process_of(bind, proto.process)?;
+        Ok(Self { ttl, bind, pid: proto.pid, uid: proto.uid, info, process })
     }
+}
+
+/// What a lease with this binding may say of its process.
+pub(super) fn process_of(bind: Bind, text: Option<String>) -> Result<Option<String>, WireError> {
+    if text.is_some() && bind != Bind::Process {
+        return Err(WireError::Malformed("the process of a lease that is bound to none"));
+    }
+    text.map(process_identity).transpose()
+}
+
+fn process_identity(text: String) -> Result<String, WireError> {
+    bounded(text, limits::PROCESS_IDENTITY_BYTES_MAX)
 }
 
 /// Free text of legal length.

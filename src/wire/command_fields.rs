@@ -19,7 +19,10 @@ pub(super) struct CommandProto {
     pub(super) floor: u64,
     #[prost(message, optional, tag = "5")]
     pub(super) idempotency: Option<IdempotencyProto>,
-    #[prost(oneof = "OperationProto", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(
+        oneof = "OperationProto",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+    )]
     pub(super) operation: Option<OperationProto>,
 }
 
@@ -51,6 +54,10 @@ pub(super) enum OperationProto {
     Txn(TxnProto),
     #[prost(message, tag = "21")]
     StartEpoch(EmptyProto),
+    #[prost(message, tag = "22")]
+    AdoptLeases(AdoptProto),
+    #[prost(message, tag = "23")]
+    BindLease(BindProto),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -105,6 +112,8 @@ pub(super) struct NewLeaseProto {
     pub(super) uid: u32,
     #[prost(string, tag = "5")]
     pub(super) info: String,
+    #[prost(string, optional, tag = "6")]
+    pub(super) process: Option<String>,
 }
 
 /// A single key, or a prefix that may be empty.
@@ -190,6 +199,20 @@ pub(super) struct ReleaseProto {
 pub(super) struct RevokeProto {
     #[prost(fixed64, repeated, tag = "1")]
     pub(super) leases: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AdoptProto {
+    #[prost(fixed64, repeated, tag = "1")]
+    pub(super) leases: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct BindProto {
+    #[prost(fixed64, tag = "1")]
+    pub(super) lease: u64,
+    #[prost(string, tag = "2")]
+    pub(super) process: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

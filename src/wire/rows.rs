@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::codec::{at_most, bound_count, one_to, open, required, seal, strict};
 use super::command::{
-    bind_code, bind_of, idempotency_key, info, kind_code, queue_name, slots, ttl,
+    bind_code, bind_of, idempotency_key, info, kind_code, process_of, queue_name, slots, ttl,
 };
 use super::entry::EmptyProto;
 use super::outcome::OutcomeProto;
@@ -175,10 +175,11 @@ fn meta(row: MetaProto) -> Meta {
 }
 
 fn lease(id: LeaseId, row: LeaseProto) -> Result<Lease, WireError> {
+    let bind = bind_of(row.bind)?;
     Ok(Lease {
         id,
         ttl: ttl(row.ttl_micros)?,
-        bind: bind_of(row.bind)?,
+        bind,
         parent: row.parent.map(LeaseId),
         node: NodeId(row.node),
         boot: Boot(row.boot),
@@ -187,6 +188,7 @@ fn lease(id: LeaseId, row: LeaseProto) -> Result<Lease, WireError> {
         info: info(row.info)?,
         generation: row.generation,
         owned_by_place: row.owned_by_place,
+        process: process_of(bind, row.process)?,
         keys: BTreeSet::new(),
     })
 }
@@ -263,6 +265,8 @@ struct LeaseProto {
     generation: u64,
     #[prost(bool, tag = "10")]
     owned_by_place: bool,
+    #[prost(string, optional, tag = "11")]
+    process: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -370,6 +374,7 @@ impl LeaseProto {
             info: lease.info.clone(),
             generation: lease.generation,
             owned_by_place: lease.owned_by_place,
+            process: lease.process.clone(),
         }
     }
 }

@@ -142,7 +142,13 @@ fn new_lease(rng: &mut Rng) -> NewLease {
         pid: maybe(rng, |rng| rng.next_u64() as u32),
         uid: rng.next_u64() as u32,
         info: text(rng, 0, 30),
+        process: None,
     }
+}
+
+/// A lease that is bound to a process which can be known again.
+pub(crate) fn lease_of_process(rng: &mut Rng) -> NewLease {
+    NewLease { bind: Bind::Process, process: Some(text(rng, 1, 128)), ..new_lease(rng) }
 }
 
 fn ttl(rng: &mut Rng) -> Span {
@@ -214,7 +220,7 @@ pub(crate) fn acquire_shared(rng: &mut Rng, kind: u64) -> Acquire {
 
 /// One operation of each kind in turn.
 pub(crate) fn operation(rng: &mut Rng, kind: u64) -> Operation {
-    match kind % 12 {
+    match kind % 15 {
         0 => Operation::Acquire(acquire(rng)),
         1 => Operation::Compact { revision: Revision(number(rng)) },
         2 => {
@@ -245,6 +251,9 @@ pub(crate) fn operation(rng: &mut Rng, kind: u64) -> Operation {
         8 => Operation::Release { queue: queue(rng), token: Token(number(rng)) },
         9 => Operation::RevokeLeases { leases: several(rng, 5, lease_id) },
         11 => Operation::StartEpoch,
+        12 => Operation::AdoptLeases { leases: several(rng, 5, lease_id) },
+        13 => Operation::BindLease { lease: lease_id(rng), process: text(rng, 1, 128) },
+        14 => Operation::GrantLease(lease_of_process(rng)),
         _ => Operation::Txn(Txn {
             compares: several(rng, 4, compare),
             then: several(rng, 4, txn_operation),
@@ -343,7 +352,13 @@ pub(crate) fn outcome(rng: &mut Rng, kind: u64) -> Outcome {
 /// A row of each kind in turn, with its key.
 pub(crate) fn row(rng: &mut Rng, kind: u64) -> (RowKey, Row) {
     let version_key = |rng: &mut Rng| RowKey::Version(bytes(rng, 1, 20), Revision(number(rng)));
-    match kind % 7 {
+    match kind % 8 {
+        7 => {
+            let (key, row) = self::row(rng, 1);
+            let Row::Lease(lease) = row else { unreachable!("that is the kind of 1") };
+            let process = Some(text(rng, 1, 128));
+            (key, Row::Lease(Lease { bind: Bind::Process, process, ..lease }))
+        }
         0 => {
             let kind = rng.below(11);
             let row =
@@ -363,6 +378,7 @@ pub(crate) fn row(rng: &mut Rng, kind: u64) -> (RowKey, Row) {
                 info: text(rng, 0, 20),
                 generation: number(rng),
                 owned_by_place: rng.chance(1, 2),
+                process: None,
                 keys: BTreeSet::new(),
             };
             (RowKey::Lease(lease.id), Row::Lease(lease))

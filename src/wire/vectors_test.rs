@@ -85,6 +85,14 @@ fn drawn() -> String {
     let name = QueueName { kind: QueueKind::Barrier, name: "b".into() };
     let key = encode_row_key(&RowKey::Queue(name));
     line(&format!("row-v1 {}", hex(&key)), &encode_row(&key, &row));
+    for kind in 12..15 {
+        let mut command = samples::command(&mut Rng::new(40 + kind));
+        command.operation = samples::operation(&mut Rng::new(kind), kind);
+        line("command-v1", &encode_command(&command));
+    }
+    let (key, row) = samples::row(&mut Rng::new(7), 7);
+    let key = encode_row_key(&key);
+    line(&format!("row-v1 {}", hex(&key)), &encode_row(&key, &row));
     lines
 }
 

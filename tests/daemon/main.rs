@@ -30,6 +30,7 @@ mod members;
 mod partition;
 mod pause;
 mod peer_port;
+mod process_bound;
 mod publish;
 mod readme;
 mod recover;

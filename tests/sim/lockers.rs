@@ -57,7 +57,7 @@ fn lock(number: u64, reads: bool) -> Lock {
 }
 
 fn new_lease(ttl: Span, bind: Bind) -> NewLease {
-    NewLease { ttl, bind, pid: None, uid: 7, info: String::new() }
+    NewLease { ttl, bind, pid: None, uid: 7, info: String::new(), process: None }
 }
 
 fn enter(lock: &Lock, holder: Holder, patience: Patience) -> Operation {

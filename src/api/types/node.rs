@@ -156,6 +156,9 @@ pub struct StatusAnswer {
     pub uptime_ms: u64,
     /// How many leases there are.
     pub leases: u64,
+    /// How many processes of this host have leases bound to them.
+    #[serde(default)]
+    pub bound_processes: u64,
     /// Running hash of the state at `applied_index`.
     pub digest: HexId,
     /// Requests that wait for their outcome here.

@@ -404,7 +404,8 @@ pub enum PlaceMessage {
     Unknown,
 }
 
-/// The single answer when a lock or an election is held under a lease that the caller named.
+/// The single answer when a lock or an election is held under a lease that the caller named, or
+/// that is bound to a process.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "HeldFields")]
 pub struct HeldAnswer {
