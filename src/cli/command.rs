@@ -31,10 +31,10 @@ use crate::client::{Client, DurationText, IdempotencyKey, WriteOptions};
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 done; 1 error; 2 wrong usage; 3 not found; 4 condition not met, lock not free or \
-barrier not complete in time; 5 daemon unreachable, no leader or not ready (nothing was changed); 6 outcome of a \
-write unknown; 7 lock or leadership lost while it was held. With -- CMD otherwise the status \
-of CMD, 128 and the signal's number when a signal ended it, 126 when it cannot be run, 127 when \
-it is not found.";
+barrier not complete in time; 5 daemon unreachable, no leader or not ready (nothing was \
+changed); 6 outcome of a write unknown; 7 lock or leadership lost while it was held. With -- CMD \
+otherwise the status of CMD, 128 and the signal's number when a signal ended it, 126 when it \
+cannot be run, 127 when it is not found.";
 
 /// Keys, watches, leases, locks and elections of a quorumd cluster, through the daemon of this host
 #[derive(Debug, Parser)]

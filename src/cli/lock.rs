@@ -35,7 +35,8 @@ pub(super) struct Lock {
     #[arg(long)]
     info: Option<String>,
     /// Take nothing: print who holds and who waits, of this lock or of all
-    #[arg(long, conflicts_with_all = ["wait", "slots", "shared", "ttl", "info", "command", "release"])]
+    #[arg(long)]
+    #[arg(conflicts_with_all = ["wait", "slots", "shared", "ttl", "info", "command", "release"])]
     list: bool,
     /// Take nothing: release what is held with this token, also somebody else's
     #[arg(long, value_name = "TOKEN", requires = "name")]

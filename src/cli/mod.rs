@@ -8,13 +8,14 @@
 //! long as nobody else can hold. Three processes take part, besides what CMD starts:
 //!
 //! ```text
-//! quorumctl lock      talks to the daemon; waits for the turn, again and again (restart.rs); passes
-//!                     signals on, runs hooks, decides when CMD is stopped (run.rs, stopping.rs)
-//!                     and stops it with all its descendants (supervise.rs)
+//! quorumctl lock      talks to the daemon; waits for the turn, again and again (restart.rs);
+//!                     passes signals on, runs hooks, decides when CMD is stopped (run.rs,
+//!                     stopping.rs) and stops it with all its descendants (supervise.rs)
 //!   quorumctl __guard lives as long as any descendant of CMD; kills them all when its parent
 //!                     dies, also by SIGKILL, and at the deadline that it was told (guard.rs,
 //!                     orders.rs)
-//!     quorumctl __exec → CMD   in a session of its own; killed by the kernel when the guard dies
+//!     quorumctl __exec → CMD
+//!                     in a session of its own; killed by the kernel when the guard dies
 //! ```
 //!
 //! Both `quorumctl` and the guard are subreapers (prctl(2), PR_SET_CHILD_SUBREAPER): a descendant
@@ -55,6 +56,9 @@ mod token;
 mod unit;
 mod unit_lease;
 mod watch;
+mod watch_cursor;
+mod watch_event;
+mod watch_exec;
 
 #[cfg(test)]
 mod command_test;

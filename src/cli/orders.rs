@@ -4,13 +4,13 @@
 //! One socket pair for each guard, whose end is the guard's standard input. `begin` carries what
 //! the command's standard input is, and what is added to its environment, since that is known only
 //! when the lock is held. `until` follows whenever the daemon has confirmed the lease. The end of
-//! the stream is the end of `quorumctl`. Both ends are the same program, so that the form may change
-//! with any version.
+//! the stream is the end of `quorumctl`. Both ends are the same program, so that the form may
+//! change with any version.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(super) struct Obeyed {
 /// With what a command begins.
 pub(super) struct Begin {
     pub(super) environment: Vec<(OsString, OsString)>,
-    /// The standard input of `quorumctl`.
+    /// The standard input.
     pub(super) input: OwnedFd,
 }
 
@@ -53,7 +53,11 @@ impl Orders {
     }
 
     /// Lets the guard start the command.
-    pub(super) fn begin(&self, environment: &[(&str, &OsStr)]) -> io::Result<()> {
+    pub(super) fn begin(
+        &self,
+        environment: &[(&str, &OsStr)],
+        input: BorrowedFd<'_>,
+    ) -> io::Result<()> {
         let mut order = "begin".to_owned();
         for (name, value) in environment {
             order.push_str(&format!(" {name}={}", hex(value.as_bytes())));
@@ -61,8 +65,7 @@ impl Orders {
         order.push('\n');
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let input = io::stdin();
-        let input = [input.as_fd()];
+        let input = [input];
         ancillary.push(SendAncillaryMessage::ScmRights(&input));
         let data = [IoSlice::new(order.as_bytes())];
         let sent = sendmsg(&self.0, &data, &mut ancillary, SendFlags::NOSIGNAL)?;

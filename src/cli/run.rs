@@ -5,6 +5,7 @@
 //! stands, `restart.rs` what comes after.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -142,7 +143,8 @@ impl Tenure<'_, '_> {
         supervised
             .prepare(command, self.runner.running.notify.is_some())
             .and_then(|job| {
-                supervised.begin(job, &environment, self.stopping.kill_at())?;
+                supervised.begin(job, &environment, std::io::stdin().as_fd())?;
+                supervised.until(self.stopping.kill_at());
                 Ok(job)
             })
             .map_err(|error| Failure::new(CANNOT_RUN, format!("cannot start the guard: {error}")))

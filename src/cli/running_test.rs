@@ -1,5 +1,6 @@
-//! What `lock` and `elect` do beside running a command: hooks, signals, the service manager, process
-//! 1, terminals; and what still stops the command when its supervisors are stopped or killed.
+//! What `lock` and `elect` do beside running a command: hooks, signals, the service manager,
+//! process 1, terminals; and what still stops the command when its supervisors are stopped or
+//! killed.
 
 use std::cell::RefCell;
 use std::fs;
@@ -218,7 +219,8 @@ async fn the_command_itself_dies_with_both_of_its_supervisors() {
     scene.until(|| !lives(pid)).await;
 }
 
-/// Whether a new namespace of process ids can be had here: only as root, and not in every container.
+/// Whether a new namespace of process ids can be had here: only as root, and not in every
+/// container.
 fn can_be_process_one() -> bool {
     let tried = std::process::Command::new("unshare")
         .args(["--pid", "--fork", "--mount-proc", "true"])

@@ -17,7 +17,8 @@
 //! Both are local: they need neither the daemon nor the network. `lost` before that time means that
 //! the lease was taken away (revoked, released by someone): only the margin can be counted on, so
 //! SIGTERM goes out at once and SIGKILL half a margin later. A daemon that died without a word can
-//! give nothing away before `valid_until`, so its command gets up to the same grace to end by itself.
+//! give nothing away before `valid_until`, so its command gets up to the same grace to end by
+//! itself.
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -90,21 +91,18 @@ impl Supervised {
         Ok(Job(self.guards.len() - 1))
     }
 
-    /// Starts the command, with `environment` on top of ours; at `deadline` its guard kills it,
-    /// whatever becomes of this process.
+    /// Starts the command, with `environment` on top of ours and this standard input.
     pub(super) fn begin(
         &self,
         job: Job,
         environment: &[(&str, &OsStr)],
-        deadline: BootInstant,
+        input: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        let orders = &self.guards[job.0].orders;
-        orders.begin(environment)?;
-        orders.until(deadline);
-        Ok(())
+        self.guards[job.0].orders.begin(environment, input)
     }
 
-    /// Moves the deadline of every command; an earlier one changes nothing.
+    /// At `deadline` the guards kill their commands, whatever becomes of this process. One that is
+    /// earlier than another before it changes nothing.
     pub(super) fn until(&self, deadline: BootInstant) {
         self.guards.iter().for_each(|guard| guard.orders.until(deadline));
     }

@@ -1,13 +1,16 @@
 //! `watch`: one line for each change, for as long as it runs.
+//!
+//! Running a command for each change is in `watch_exec.rs`.
 
 use std::ffi::OsString;
 use std::io;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::command::Session;
 use super::exit::Failure;
 use super::output::{Output, bytes_of, say, shown};
+use super::watch_exec::{Handling, watch_and_run};
 use crate::client::{
     Record, Target, WatchEvent, WatchEventKind, WatchMessage, WatchOptions, WatchStep,
 };
@@ -24,11 +27,25 @@ pub(super) struct Watch {
     #[arg(long, value_name = "REVISION", conflicts_with = "initial")]
     from: Option<u64>,
     /// First the present state, then its changes, without a gap
-    #[arg(long)]
-    initial: bool,
+    #[arg(
+        long, value_enum, value_name = "WHAT", num_args = 0..=1, require_equals = true,
+        default_missing_value = "run"
+    )]
+    initial: Option<Initial>,
     /// With the values before
     #[arg(long)]
     prev: bool,
+    #[command(flatten)]
+    handling: Handling,
+}
+
+/// What is done with the state that is there at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Initial {
+    /// It comes first
+    Run,
+    /// Only what changes after the start
+    Skip,
 }
 
 impl Watch {
@@ -39,10 +56,13 @@ impl Watch {
         };
         let options = WatchOptions {
             from: self.from,
-            initial: self.initial,
+            initial: self.initial == Some(Initial::Run),
             prev: self.prev,
-            require_leader: false,
+            ..WatchOptions::default()
         };
+        if !self.handling.command.is_empty() {
+            return watch_and_run(session, target, options, self.handling).await;
+        }
         let mut watch = session.client.watch(target, options);
         loop {
             match watch.step().await? {

@@ -23,7 +23,10 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(2);
 pub struct WatchOptions {
     /// Begin with this revision; from now on unless named.
     pub from: Option<u64>,
-    /// First the present state, then its changes, without a gap. Not together with `from`.
+    /// The history that `from` belongs to (`epoch` in messages); the present one unless named.
+    pub epoch: Option<u64>,
+    /// First the present state, then its changes, without a gap. Together with `from`: only if the
+    /// history does not reach back to there, after a [`WatchMessage::Resync`].
     pub initial: bool,
     /// With what was there before.
     pub prev: bool,
@@ -76,7 +79,7 @@ impl Client {
             client: self.clone(),
             target,
             options,
-            position: Position { next: options.from, ..Position::default() },
+            position: Position { next: options.from, epoch: options.epoch, in_snapshot: false },
             lines: None,
             was_connected: false,
             replaces: false,
@@ -159,7 +162,12 @@ impl Watch {
                 self.was_connected = true;
                 Ok(None)
             }
-            Err(error) if !self.was_connected => Err(error),
+            Err(error)
+                if !(self.was_connected
+                    || self.options.initial && error.code() == Some(Code::Compacted)) =>
+            {
+                Err(error)
+            }
             Err(error) => self.interrupted(error).map(Some),
         }
     }

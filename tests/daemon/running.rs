@@ -1,5 +1,5 @@
-//! `quorumctl lock` and `elect` over the ends of what they depend on: their hold, their daemon, their
-//! command.
+//! `quorumctl lock` and `elect` over the ends of what they depend on: their hold, their daemon,
+//! their command.
 //!
 //! Signals, hooks and supervisors that are killed are shown in `src/cli`, where a daemon says what
 //! the test wants.
