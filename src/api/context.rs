@@ -88,10 +88,10 @@ pub(super) struct Context {
     /// The limits.
     pub(super) options: Options,
     /// What ends with connections.
-    pub(super) bound: Bound,
+    pub(super) bound: Arc<Bound>,
     /// Becomes true when the daemon stops.
     pub(super) stop: watch::Receiver<bool>,
-    streams: AtomicUsize,
+    streams: Arc<AtomicUsize>,
 }
 
 /// Counts a stream for as long as it is there.
@@ -107,8 +107,20 @@ impl Context {
     /// The context of a server.
     pub(super) fn new(host: &Host, options: Options, stop: watch::Receiver<bool>) -> Self {
         let node = host.node().clone();
-        let bound = Bound::new(host.clone());
-        Self { host: host.clone(), node, options, bound, stop, streams: AtomicUsize::new(0) }
+        let bound = Arc::new(Bound::new(host.clone()));
+        Self { host: host.clone(), node, options, bound, stop, streams: Arc::default() }
+    }
+
+    /// The same with other limits, for requests from now on.
+    pub(super) fn with(&self, options: Options) -> Self {
+        Self {
+            host: self.host.clone(),
+            node: self.node.clone(),
+            options,
+            bound: Arc::clone(&self.bound),
+            stop: self.stop.clone(),
+            streams: Arc::clone(&self.streams),
+        }
     }
 
     /// Room for one more stream.

@@ -6,19 +6,20 @@
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::request::Parts;
+use tokio::sync::watch;
 
 use super::problem::Fault;
 
 /// What is asked of requests on the port.
 #[derive(Clone)]
 pub(super) struct Gate {
-    token: String,
+    token: watch::Receiver<String>,
     hosts: [String; 3],
 }
 
 impl Gate {
-    /// For a port and the content of its token file.
-    pub(super) fn new(port: u16, token: String) -> Self {
+    /// For a port and the token that is asked for at the moment.
+    pub(super) fn new(port: u16, token: watch::Receiver<String>) -> Self {
         let hosts = ["localhost", "127.0.0.1", "[::1]"].map(|host| format!("{host}:{port}"));
         Self { token, hosts }
     }
@@ -39,7 +40,11 @@ impl Gate {
         let mut given = parts.headers.get_all(AUTHORIZATION).iter();
         let token = given.next().and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         match token {
-            Some(token) if same(token, self.token.as_bytes()) && given.next().is_none() => Ok(()),
+            Some(token)
+                if same(token, self.token.borrow().as_bytes()) && given.next().is_none() =>
+            {
+                Ok(())
+            }
             _ => Err(Fault::forbidden(
                 "this port asks for \"Authorization: Bearer\" with the content of its token file",
             )),
@@ -58,6 +63,8 @@ mod tests {
     use http::Request;
     use http::request::Parts;
 
+    use tokio::sync::watch;
+
     use super::Gate;
 
     fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
@@ -70,7 +77,7 @@ mod tests {
 
     #[test]
     fn only_local_programs_with_the_token_pass() {
-        let gate = Gate::new(2380, "secret".to_owned());
+        let gate = Gate::new(2380, watch::channel("secret".to_owned()).1);
         let bearer = ("authorization", "Bearer secret");
         let local = ("host", "localhost:2380");
         for host in ["localhost:2380", "127.0.0.1:2380", "[::1]:2380", "LOCALHOST:2380"] {

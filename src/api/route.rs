@@ -77,6 +77,7 @@ enum Endpoint {
     Proclaim,
     Readyz,
     Rebuild,
+    Reload,
     Resign,
     Revoke,
     Status,
@@ -99,6 +100,7 @@ impl Endpoint {
                 | Self::Metrics
                 | Self::Readyz
                 | Self::Rebuild
+                | Self::Reload
                 | Self::Status
         )
     }
@@ -245,6 +247,11 @@ const PATHS: &[Path] = &[
     Path {
         pattern: "/v1/rebuild",
         methods: &[(Method::POST, Administrate, Endpoint::Rebuild)],
+        allow: "POST",
+    },
+    Path {
+        pattern: "/v1/reload",
+        methods: &[(Method::POST, Administrate, Endpoint::Reload)],
         allow: "POST",
     },
     Path {
@@ -429,6 +436,7 @@ async fn dispatch(
         Endpoint::Proclaim => election::proclaim(context, ask, name()?).await,
         Endpoint::Readyz => health::ready(context),
         Endpoint::Rebuild => status::rebuild(context, &ask),
+        Endpoint::Reload => status::reload(context, &ask).await,
         Endpoint::Resign => lock::release(context, ask, QueueKind::Election, name()?).await,
         Endpoint::Revoke => lease::revoke(context, ask, id()?).await,
         Endpoint::Status => status::status(context, &ask),

@@ -35,8 +35,9 @@ use super::stream::Body;
 pub struct Listeners {
     /// The local socket; its file's permissions say who may connect.
     pub unix: UnixListener,
-    /// A loopback port, with the content of its token file.
-    pub tcp: Option<(TcpListener, String)>,
+    /// A loopback port, with the token that is asked for there. Sent by whoever reads its file; only
+    /// the newest counts.
+    pub tcp: Option<(TcpListener, watch::Receiver<String>)>,
 }
 
 /// How often connections are looked at for being overdue.
@@ -58,10 +59,12 @@ const REFUSAL: &[u8] =
 /// Serves the API until `stop` resolves; then streams are told, requests under way are answered,
 /// and what is left after the grace period is cut off. Fails only when the loopback listener has no
 /// address.
+///
+/// Other `options` are in force for requests that come after them.
 pub async fn serve(
     host: Host,
     listeners: Listeners,
-    options: Options,
+    mut options: watch::Receiver<Options>,
     stop: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let gate = match &listeners.tcp {
@@ -71,10 +74,17 @@ pub async fn serve(
         None => None,
     };
     let (stopping, stopped) = watch::channel(false);
-    let grace = duration(options.grace);
-    let context = Arc::new(Context::new(&host, options, stopped));
+    let first = options.borrow_and_update().clone();
+    let contexts = watch::Sender::new(Arc::new(Context::new(&host, first, stopped)));
     let connections = Arc::new(Connections::new());
-    accept(&context, &connections, listeners, gate, stop).await;
+    {
+        let accepting = accept(&contexts, &connections, listeners, gate, stop);
+        tokio::select! {
+            () = accepting => {}
+            never = follow(&contexts, options.clone()) => match never {},
+        }
+    }
+    let grace = duration(options.borrow().grace);
     // The listeners are closed by now: nobody connects any more.
     stopping.send_replace(true);
     connections.order(Order::Close);
@@ -85,8 +95,21 @@ pub async fn serve(
     Ok(())
 }
 
+/// Puts other limits in force, for as long as it is polled.
+async fn follow(
+    contexts: &watch::Sender<Arc<Context>>,
+    mut options: watch::Receiver<Options>,
+) -> Infallible {
+    while options.changed().await.is_ok() {
+        let options = options.borrow_and_update().clone();
+        contexts.send_modify(|context| *context = Arc::new(context.with(options)));
+    }
+    // They stay as they are.
+    std::future::pending().await
+}
+
 async fn accept(
-    context: &Arc<Context>,
+    contexts: &watch::Sender<Arc<Context>>,
     connections: &Arc<Connections>,
     listeners: Listeners,
     gate: Option<Arc<Gate>>,
@@ -104,14 +127,14 @@ async fn accept(
             }
             accepted = listeners.unix.accept() => match accepted {
                 Ok((socket, _)) => {
-                    accept_unix(context, connections, socket);
+                    accept_unix(contexts, connections, socket);
                     None
                 }
                 Err(error) => Some(error),
             },
             accepted = accept_tcp(&listeners) => match accepted {
                 Ok(socket) => {
-                    begin(context, connections, socket, Caller::with_token(), gate.clone());
+                    begin(contexts, connections, socket, Caller::with_token(), gate.clone());
                     None
                 }
                 Err(error) => Some(error),
@@ -135,17 +158,21 @@ async fn accept_tcp(listeners: &Listeners) -> io::Result<TcpStream> {
     }
 }
 
-fn accept_unix(context: &Arc<Context>, connections: &Arc<Connections>, socket: UnixStream) {
+fn accept_unix(
+    contexts: &watch::Sender<Arc<Context>>,
+    connections: &Arc<Connections>,
+    socket: UnixStream,
+) {
     let Ok(caller) = Caller::of(&socket) else {
         tracing::debug!("a caller went before the kernel could say who it was");
         return;
     };
-    begin(context, connections, socket, caller, None);
+    begin(contexts, connections, socket, caller, None);
 }
 
 /// Starts the task of a connection, or refuses it.
 fn begin<S>(
-    context: &Arc<Context>,
+    contexts: &watch::Sender<Arc<Context>>,
     connections: &Arc<Connections>,
     mut socket: S,
     caller: Caller,
@@ -153,7 +180,7 @@ fn begin<S>(
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Some(ticket) = connections.enter(caller.uid, &context.options) else {
+    let Some(ticket) = connections.enter(caller.uid, &contexts.borrow().options) else {
         if let Ok(permit) = connections.refusals.clone().try_acquire_owned() {
             tokio::spawn(async move {
                 // The answer may not come before the question: clients take that for a fault.
@@ -171,15 +198,16 @@ fn begin<S>(
         }
         return;
     };
-    let context = context.clone();
+
+    let contexts = contexts.subscribe();
     tokio::spawn(async move {
-        run(context, socket, caller, gate, ticket.activity.clone()).await;
+        run(contexts, socket, caller, gate, ticket.activity.clone()).await;
         drop(ticket);
     });
 }
 
 async fn run<S>(
-    context: Arc<Context>,
+    contexts: watch::Receiver<Arc<Context>>,
     socket: S,
     caller: Caller,
     gate: Option<Arc<Gate>>,
@@ -190,14 +218,15 @@ async fn run<S>(
     let io = Observed::new(socket, activity.clone());
     let subject = Arc::new(Subject::of(caller.clone()));
     let service = service_fn(|request: Request<Incoming>| {
-        let (context, gate, activity) = (&context, &gate, &activity);
+        let (gate, activity) = (&gate, &activity);
+        let context = contexts.borrow().clone();
         let (caller, subject) = (caller.clone(), subject.clone());
         async move {
             activity.enter(Phase::Request);
             let (parts, body) = request.into_parts();
             let response = match gate.as_ref().map(|gate| gate.check(&parts)) {
                 Some(Err(fault)) => fault.into_response(),
-                _ => route::answer(context, Ask { caller, subject, parts, body }).await,
+                _ => route::answer(&context, Ask { caller, subject, parts, body }).await,
             };
             match response.body() {
                 Body::Full(_) => activity.enter(Phase::Idle),

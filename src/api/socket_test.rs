@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::base::mutants_test::{hammer, mutate};
@@ -127,10 +127,10 @@ impl Server {
         let serving = host.clone();
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = tcp.local_addr().unwrap().port();
-        let listeners = Listeners { unix, tcp: Some((tcp, "secret".to_owned())) };
+        let listeners = Listeners { unix, tcp: Some((tcp, watch::channel("secret".to_owned()).1)) };
         let task = tokio::spawn(async move {
             let stopped = async move { drop(stopped.await) };
-            serve(serving, listeners, options, stopped).await.unwrap();
+            serve(serving, listeners, watch::channel(options).1, stopped).await.unwrap();
         });
         Self { host, node, socket, port, stop: Some(stop), task: Some(task), _directory: directory }
     }

@@ -3,8 +3,8 @@
 use http::{Response, StatusCode};
 
 use crate::api::types::{
-    HealthNote, HexId, Incarnation, LinkView, NodeRole, NodeState, RebuildAnswer, SnapshotView,
-    StatusAnswer, StorageView,
+    HealthNote, HexId, Incarnation, LinkView, NodeRole, NodeState, RebuildAnswer, ReloadAnswer,
+    SnapshotView, StatusAnswer, StorageView,
 };
 use crate::base::NodeId;
 use crate::node::{NodeStatus, StartPhase, StartStatus};
@@ -31,6 +31,10 @@ pub(super) fn status(context: &Context, ask: &Ask) -> Result<Response<Body>, Fau
     );
     file_status::add(&context.host, &mut view);
     view.bound_processes = context.host.bindings().processes() as u64;
+    view.health.extend(context.host.reload_refused().map(|reasons| HealthNote {
+        code: "reload_failed".to_owned(),
+        detail: format!("what was in force stays in force: {}", reasons.replace('\n', "; ")),
+    }));
     Ok(json(StatusCode::OK, &view, seen))
 }
 
@@ -45,6 +49,16 @@ pub(super) fn rebuild(context: &Context, ask: &Ask) -> Result<Response<Body>, Fa
     let status = context.node.status();
     let seen = Stamp { revision: status.revision, epoch: status.epoch };
     Ok(json(StatusCode::ACCEPTED, &RebuildAnswer { diverged_index: fence.index.get() }, seen))
+}
+
+/// `POST /v1/reload`: the daemon's files are read again.
+pub(super) async fn reload(context: &Context, ask: &Ask) -> Result<Response<Body>, Fault> {
+    params::refuse_conditions(&ask.parts.headers)?;
+    ask.params(&[])?;
+    let report = context.host.reload().await.map_err(Fault::unmet)?;
+    let status = context.node.status();
+    let seen = Stamp { revision: status.revision, epoch: status.epoch };
+    Ok(json(StatusCode::OK, &ReloadAnswer { changed: report.changed }, seen))
 }
 
 fn status_view(status: &NodeStatus) -> StatusAnswer {
@@ -220,6 +234,12 @@ fn health(status: &NodeStatus) -> Vec<HealthNote> {
         let detail =
             format!("only {} bytes are free where {} is", storage.free_bytes, storage.data_dir);
         note("disk_low", detail);
+    }
+    for certificate in &status.certificates {
+        let code = if certificate.own { "certificate_expires" } else { "ca_expires" };
+        if let Some(warning) = &certificate.warning {
+            note(code, warning.clone());
+        }
     }
     for link in status.links.iter().filter(|link| !link.connected) {
         let reason = link.last_error.as_deref().unwrap_or("not connected yet");

@@ -21,7 +21,7 @@ use super::kv::{Compact, Delete, Get, List, Put, Txn};
 use super::lease::LeaseCommand;
 use super::lock::Lock;
 use super::members::Members;
-use super::node::{rebuild, status};
+use super::node::{rebuild, reload, status};
 use super::output::{Output, say};
 use super::supervise::OwnProgram;
 use super::token::TokenCommand;
@@ -97,6 +97,8 @@ pub(super) enum Command {
     Put(Put),
     /// Replace the state of this node, which differs from the others', by the leader's
     Rebuild,
+    /// Have the daemon read its configuration, certificates and token again
+    Reload,
     /// How this node and its cluster are
     Status,
     /// Tokens by which hosts join the cluster
@@ -206,6 +208,7 @@ impl CommandLine {
             Command::Members(members) => members.run(session).await,
             Command::Put(put) => put.run(session).await,
             Command::Rebuild => rebuild(session).await,
+            Command::Reload => reload(session).await,
             Command::Status => status(session).await.map_err(Failure::of_a_read),
             Command::Token(token) => token.run(session).await,
             Command::Txn(txn) => txn.run(session).await,

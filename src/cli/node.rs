@@ -27,6 +27,17 @@ pub(super) async fn rebuild(session: &Session) -> Result<u8, Failure> {
     Ok(DONE)
 }
 
+/// `reload`.
+pub(super) async fn reload(session: &Session) -> Result<u8, Failure> {
+    let answer = session.client.reload().await?;
+    let text = match answer.changed.as_slice() {
+        [] => "nothing has changed".to_owned(),
+        changed => format!("changed: {}", changed.join(", ")),
+    };
+    session.output.print(&answer, text)?;
+    Ok(DONE)
+}
+
 fn role_name(role: NodeRole) -> &'static str {
     match role {
         NodeRole::Candidate => "candidate",

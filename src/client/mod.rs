@@ -44,9 +44,9 @@ pub use crate::api::types::{
     LeaderRequest, LeaseAnswer, LeaseMessage, LeaseState, LeaseView, LeasesAnswer, LeftAnswer,
     ListAnswer, LockView, LocksAnswer, MemberAt, MemberRole, MemberView, MembersAnswer,
     MembersMessage, MembersRequest, Mode, NewcomerView, NodeRole, NodeState, Operand, Place,
-    Problem, PutAnswer, RebuildAnswer, Record, ReleaseAnswer, RevokeAnswer, StatusAnswer, Target,
-    TxnAnswer, TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent, WatchEventKind,
-    WatchMessage,
+    Problem, PutAnswer, RebuildAnswer, Record, ReleaseAnswer, ReloadAnswer, RevokeAnswer,
+    StatusAnswer, Target, TxnAnswer, TxnOperation, TxnRequest, TxnResult, WantedMember, WatchEvent,
+    WatchEventKind, WatchMessage,
 };
 pub use crate::api::types::{CaAnswer, CaMemberView, CaPhase};
 pub use crate::api::types::{TokenAnswer, TokenPhase, TokenRequest, TokenView, TokensAnswer};

@@ -10,7 +10,7 @@ use super::connection::Lines;
 use super::error::Error;
 use crate::api::types::{
     ChangeDone, CompactAnswer, CompactRequest, LeaderAnswer, LeaderRequest, MembersAnswer,
-    MembersMessage, MembersRequest, RebuildAnswer, StatusAnswer,
+    MembersMessage, MembersRequest, RebuildAnswer, ReloadAnswer, StatusAnswer,
 };
 
 impl Client {
@@ -58,6 +58,12 @@ impl Client {
     /// ends when that is done.
     pub async fn rebuild(&self) -> Result<RebuildAnswer, Error> {
         self.json(&Call::new(Method::POST, "/v1/rebuild")).await
+    }
+
+    /// Has the daemon read its configuration, certificates and token again: all of it is in force
+    /// afterwards, or nothing, and the error says why.
+    pub async fn reload(&self) -> Result<ReloadAnswer, Error> {
+        self.json(&Call::new(Method::POST, "/v1/reload")).await
     }
 
     /// Whether the daemon answers at all.

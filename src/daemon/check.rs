@@ -4,6 +4,7 @@
 //! data directory, which a running daemon may hold, nor any port.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::anyhow;
 
@@ -18,25 +19,28 @@ pub fn check(path: &Path) -> ExitCode {
     conclude(judge(path))
 }
 
+/// Everything that is read, and good.
+pub(super) struct Examined {
+    pub config: Config,
+    pub warnings: Vec<Finding>,
+    pub credentials: Credentials,
+    /// Of the loopback port, when there is one.
+    pub token: Option<String>,
+}
+
 fn judge(path: &Path) -> Result<(), Failure> {
     let (config, warnings) = read(path)?;
+    let authority = config.authority.as_ref().map(|it| Authority::load(&it.directory));
+    let authority = authority.and_then(Result::err).map(|error| error.to_string());
+    let more = authority.into_iter().chain(config.files.problems()).collect();
+    let examined = complete(config, warnings, more)?;
+    let Examined { config, warnings, credentials, .. } = examined;
     for warning in &warnings {
         say(&format!("{warning} (warning)"));
     }
-    // Both are told at once: one mistake must not hide the other.
-    let credentials = credentials(&config).err().map(|failure| failure.error.to_string());
-    let token = config.http.as_ref().and_then(|http| sockets::read_token(&http.token_file).err());
-    let authority = config.authority.as_ref().map(|it| Authority::load(&it.directory));
-    let authority = authority.and_then(Result::err).map(|error| error.to_string());
-    let token = token.map(|error| format!("{error:#}"));
-    let mistakes: Vec<String> = credentials
-        .into_iter()
-        .chain(token)
-        .chain(authority)
-        .chain(config.files.problems())
-        .collect();
-    if !mistakes.is_empty() {
-        return Err(Failure::new(ExitCode::Usage, anyhow!(mistakes.join("\n"))));
+    let now = SystemTime::now();
+    for expiry in credentials.expiries().iter().filter(|expiry| expiry.urgency(now) > 0) {
+        say(&format!("{expiry} (warning)"));
     }
     say(&format!(
         "{}: node {} of cluster {} can start",
@@ -45,6 +49,35 @@ fn judge(path: &Path) -> Result<(), Failure> {
         config.cluster
     ));
     Ok(())
+}
+
+/// Reads everything that a running daemon may read again, and says every mistake.
+pub(super) fn examine(path: &Path) -> Result<Examined, Failure> {
+    let (config, warnings) = read(path)?;
+    complete(config, warnings, Vec::new())
+}
+
+/// Reads the files that the configuration names. With mistakes that were found elsewhere.
+fn complete(
+    config: Config,
+    warnings: Vec<Finding>,
+    mistakes: Vec<String>,
+) -> Result<Examined, Failure> {
+    // Both are told at once: one mistake must not hide the other.
+    let credentials = credentials(&config);
+    let token = config.http.as_ref().map(|http| sockets::read_token(&http.token_file)).transpose();
+    match (credentials, token) {
+        (Ok(credentials), Ok(token)) if mistakes.is_empty() => {
+            Ok(Examined { config, warnings, credentials, token })
+        }
+        (credentials, token) => {
+            let credentials = credentials.err().map(|failure| failure.error.to_string());
+            let token = token.err().map(|error| format!("{error:#}"));
+            let mistakes: Vec<String> =
+                credentials.into_iter().chain(token).chain(mistakes).collect();
+            Err(Failure::new(ExitCode::Usage, anyhow!(mistakes.join("\n"))))
+        }
+    }
 }
 
 /// The configuration at `path` with its warnings.

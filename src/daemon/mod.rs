@@ -6,6 +6,7 @@
 //! touched. Stopping goes the other way. `check` does the first part of it and starts nothing.
 //!
 //! `quorumd init` and `quorumd join` make the files of a node (`node_files`), and start nothing.
+//! A running daemon reads its files again in `reload`, and puts in force what may change.
 //!
 //! `quorumd recover` opens the files of a node that does not run, and starts nothing.
 //!
@@ -25,6 +26,7 @@ mod node_files;
 mod notify;
 mod parent;
 mod recover;
+mod reload;
 mod run;
 mod signals;
 mod sockets;

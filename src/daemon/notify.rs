@@ -10,6 +10,14 @@ pub(super) fn ready() {
     send(&[NotifyState::Ready]);
 }
 
+/// Files are read again; [`ready`] follows. A unit of `Type=notify-reload` waits for both.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "the monotonic clock cannot be read"),
+    }
+}
+
 /// An orderly stop has begun.
 pub(super) fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("stopping")]);

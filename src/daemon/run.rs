@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
-use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -21,13 +20,14 @@ use crate::config::{Config, MemberRole, Seed};
 use crate::enroll::Enrolment;
 use crate::host::{AccessRules, Host, sees_all_users};
 use crate::node::{self, Node, NodeStatus, Starting, Topic};
-use crate::pki::{Credentials, LiveTls};
+use crate::pki::LiveTls;
 use crate::raft::Role;
 use crate::replica;
 use crate::telemetry;
 
 use super::descriptors::Descriptors;
 use super::exit::{ExitCode, Failure, conclude};
+use super::reload::Reloading;
 use super::signals::StopSignals;
 use super::watchdog::Feeder;
 use super::{check, dev_files, notify, parent, sockets};
@@ -54,7 +54,7 @@ fn start(path: &Path, parent: Option<u32>) -> Result<(), Failure> {
     }
     let usage = |error| Failure::new(ExitCode::Usage, error);
     let (config, warnings) = check::read(path)?;
-    telemetry::init_logging(config.log).map_err(|error| usage(anyhow!("{error}")))?;
+    let log = telemetry::init_logging(config.log).map_err(|error| usage(anyhow!("{error}")))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -72,7 +72,12 @@ fn start(path: &Path, parent: Option<u32>) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(serve(&config, &credentials, token, descriptors));
+    let result = runtime.block_on(async {
+        let tls = LiveTls::new(&credentials).map_err(|error| usage(anyhow!("{error}")))?;
+        let reloading = Reloading::new(path.to_owned(), config.clone(), token, tls.clone(), log);
+        let reloading = reloading.context("cannot listen for signals")?;
+        serve(&config, tls, reloading, descriptors).await
+    });
     // Whatever still runs, runs for nobody.
     runtime.shutdown_background();
     result
@@ -135,8 +140,8 @@ pub(super) fn lock_data_dir(data_dir: &Path) -> Result<File, Failure> {
 
 async fn serve(
     config: &Config,
-    credentials: &Credentials,
-    token: Option<String>,
+    tls: LiveTls,
+    mut reloading: Reloading,
     descriptors: Descriptors,
 ) -> Result<(), Failure> {
     let mut signals = StopSignals::new().context("cannot listen for signals")?;
@@ -158,8 +163,6 @@ async fn serve(
     );
     notify::ready();
     notify::status("starting; at the first boot all members must be up together");
-    let tls = LiveTls::new(credentials)
-        .map_err(|error| Failure::new(ExitCode::Usage, anyhow!("{error}")))?;
     let feeder = Feeder::while_starting();
     let starting = Starting::new(&config.name, &config.cluster);
     let node = tokio::select! {
@@ -179,7 +182,9 @@ async fn serve(
             let host = Host::new(node);
             let adopting = host.clone();
             tokio::spawn(async move { adopting.bindings().adopt(descriptors.processes).await });
-            operate(config, &host, local.listener, http.zip(token), &mut signals).await
+            let tcp = http.map(|listener| (listener, reloading.token()));
+            let listeners = api::Listeners { unix: local.listener, tcp };
+            operate(&host, listeners, &mut reloading, &mut signals).await
         }
         Err(error) => Err(Failure::from(error)),
     };
@@ -204,19 +209,18 @@ fn node_options(config: &Config) -> node::Options {
 
 /// From the node's start to its end.
 async fn operate(
-    config: &Config,
     host: &Host,
-    local: UnixListener,
-    http: Option<(tokio::net::TcpListener, String)>,
+    listeners: api::Listeners,
+    reloading: &mut Reloading,
     signals: &mut StopSignals,
 ) -> Result<(), Failure> {
     let node = host.node();
     let (stop, stopping) = oneshot::channel::<()>();
     // A stop that was never asked for is one too: the sender is gone with this function.
     let stopped = async move { stopping.await.unwrap_or_default() };
+    let config = reloading.config();
     host.set_files(config.files.clone());
     host.set_publish(config.publish.clone());
-    let listeners = api::Listeners { unix: local, tcp: http };
     host.set_access(AccessRules::new(&config.access_options()));
     if !sees_all_users() {
         tracing::warn!(
@@ -224,9 +228,9 @@ async fn operate(
              not map all look the same, and no access rule is ever about them"
         );
     }
-    host.set_enrolment(Enrolment::start(node, &config.enroll_options()));
+    host.set_enrolment(Enrolment::start(node, &reloading.config().enroll_options()));
     let mut server =
-        tokio::spawn(api::serve(host.clone(), listeners, config.api_options(), stopped));
+        tokio::spawn(api::serve(host.clone(), listeners, reloading.options(), stopped));
     let signal = tokio::select! {
         signal = signals.next() => signal,
         ended = node.ended() => return Err(Failure::from(ended.as_ref())),
@@ -234,7 +238,9 @@ async fn operate(
             return Err(anyhow!("the local API ended by itself: {ended:?}").into());
         }
         never = tell_status(node) => match never {},
+        never = reloading.run(host) => match never {},
     };
+    let config = reloading.config();
     tracing::info!(signal, "stopping; a second signal stops at once");
     notify::stopping();
     let grace = Duration::from_micros(config.shutdown_grace.as_micros());

@@ -14,6 +14,7 @@ use super::file_status::{FileStatus, PublishStatus};
 use super::files_options::{FileOptions, PublishedOptions};
 use super::host_tasks::HostTasks;
 use super::refusal_log::RefusalLog;
+use super::reload::Reloads;
 use super::{AccessOptions, AccessRules, Denied};
 
 /// What one daemon does for its host. Cheap to clone.
@@ -32,6 +33,7 @@ struct Shared {
     enrolment: OnceLock<Arc<Enrolment>>,
     files: HostTasks<(PathBuf, FileOptions), FileStatus>,
     published: HostTasks<(PathBuf, PublishedOptions), PublishStatus>,
+    reloads: Reloads,
 }
 
 impl fmt::Debug for Shared {
@@ -56,8 +58,14 @@ impl Host {
                 enrolment: OnceLock::new(),
                 files: HostTasks::default(),
                 published: HostTasks::default(),
+                reloads: Reloads::default(),
             }),
         }
+    }
+
+    /// Callers who wait for a reload.
+    pub(super) fn reloads(&self) -> &Reloads {
+        &self.shared.reloads
     }
 
     /// The node.

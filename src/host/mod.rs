@@ -12,6 +12,7 @@
 //! - [`FileWatch`]: tells when files may have changed.
 //! - [`Process`]: one process, pinned; [`ProcessIdentity`]: what tells it from all others.
 //! - [`TargetError`]: why a caller may not bind a lease to a process.
+//! - [`ReloadRequest`]: a caller who wants the daemon's files to be read again.
 //! - [`Host`]: what the local API and the daemon use of this folder, behind one cheap handle.
 
 mod access;
@@ -46,6 +47,7 @@ mod publish_rule;
 mod published_directory;
 mod publisher;
 mod refusal_log;
+mod reload;
 mod standing;
 mod state_file;
 mod target;
@@ -72,4 +74,5 @@ pub use handle::Host;
 pub use identity::{NoIdentity, ProcessIdentity};
 pub use pattern::KeyRange;
 pub use process::{Found, Process};
+pub use reload::{ReloadReport, ReloadRequest, ReloadRequests};
 pub use target::TargetError;

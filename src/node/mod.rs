@@ -46,7 +46,7 @@ pub use hub::{Follower, Topic, Watcher};
 pub use introduce::{Introduced, IntroductionError};
 pub use start::Options;
 pub use starting::{StartPhase, StartStatus, Starting};
-pub use status::{LinkStatus, NodeStatus, StorageStatus};
+pub use status::{CertificateStatus, LinkStatus, NodeStatus, StorageStatus};
 
 /// An order about the members is told and answered in these words, from the local API to the
 /// leader.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
@@ -16,8 +17,9 @@ use crate::node::handle::Shared;
 use crate::node::mailbox::{Answer, Inbox, Mail, MembersAnswered};
 use crate::node::saver::Work;
 use crate::node::writer::Write;
-use crate::node::{Clock, LinkStatus, NodeStatus, StorageStatus};
+use crate::node::{CertificateStatus, Clock, LinkStatus, NodeStatus, StorageStatus};
 use crate::peer::{Links, Target};
+use crate::pki::{Expiry, ExpiryKind, LiveTls};
 use crate::raft::Member;
 use crate::replica::{
     Action, Event, Fence, MemberStatus, Replica, ReplicaStatus, Seed, Ticket, View,
@@ -215,6 +217,7 @@ impl Runner {
         let links = self.links.status().peers.iter().map(link).collect();
         let draining = self.shared.draining.load(Ordering::Relaxed);
         let mut status = collect(&self.facts, &self.gauges, replica, &view, links, draining);
+        status.certificates = certificates(&self.shared.introducer.tls);
         if status.replica.members != self.compared.0 {
             let differ = members_differ(&self.facts.seeds, &status.replica);
             if let Some(differ) = differ.as_ref().filter(|_| differ != self.compared.1) {
@@ -265,6 +268,18 @@ fn members_differ(seeds: &BTreeMap<String, Seed>, replica: &ReplicaStatus) -> Op
     })
 }
 
+/// When the certificates in use end.
+fn certificates(tls: &LiveTls) -> Vec<CertificateStatus> {
+    let now = SystemTime::now();
+    let status = |expiry: &Expiry| CertificateStatus {
+        own: expiry.kind == ExpiryKind::Own,
+        subject: expiry.subject.clone(),
+        not_after: expiry.not_after,
+        warning: (expiry.urgency(now) > 0).then(|| expiry.to_string()),
+    };
+    tls.expiries().iter().map(status).collect()
+}
+
 /// Puts a status together.
 pub(super) fn collect(
     facts: &Facts,
@@ -298,6 +313,7 @@ pub(super) fn collect(
             last_write: Span::from_micros(gauge(&gauges.last_write_micros)),
         },
         links,
+        certificates: Vec::new(),
         members_differ: None,
         uptime: Clock.instant().since(facts.started),
         draining,

@@ -1,5 +1,7 @@
 //! What can be seen of a node: a copy that is refreshed when something changes or somebody looks.
 
+use std::time::SystemTime;
+
 use crate::base::{Epoch, Revision, Span};
 use crate::replica::ReplicaStatus;
 
@@ -34,6 +36,8 @@ pub struct NodeStatus {
     pub storage: StorageStatus,
     /// The connections to the other members.
     pub links: Vec<LinkStatus>,
+    /// When the certificates in use end: this node's own first, then those of trusted authorities.
+    pub certificates: Vec<CertificateStatus>,
     /// How the members differ from those in the configuration file, which only counts at the first
     /// boot; nothing when they are the same.
     pub members_differ: Option<String>,
@@ -58,6 +62,19 @@ pub struct StorageStatus {
     pub data_dir: String,
     /// How long the last write of the log took, its sync included.
     pub last_write: Span,
+}
+
+/// The end of one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateStatus {
+    /// Whether it is this node's own; else that of a trusted authority.
+    pub own: bool,
+    /// Whom it names.
+    pub subject: String,
+    /// The last moment at which it is valid.
+    pub not_after: SystemTime,
+    /// What an operator should know, when it ends within thirty days.
+    pub warning: Option<String>,
 }
 
 /// The connection to one other member.

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
-use crate::base::{NodeId, limits};
+use crate::base::{Boot, NodeId, limits};
 use crate::peer::links::{Peer, Shared};
 use crate::peer::{Gatekeeper, PeerError, PeerFault, join, socket};
 use crate::pki::{ALPN, ALPN_JOIN, Identity, TlsConfigs, TlsFollower, peer_identity};
@@ -60,9 +60,17 @@ pub(super) enum Received {
     Request(join::Asked),
 }
 
+/// A connection that was dialed to a node which has proved its name.
+pub(super) struct Reached {
+    proof: Proof,
+    stream: TlsStream<TcpStream>,
+}
+
 /// A connection that was dialed and is a link.
 pub(super) struct Dialed {
     pub(super) proof: Proof,
+    /// Which start of the peer has accepted it.
+    pub(super) boot: Boot,
     pub(super) stream: TlsStream<TcpStream>,
 }
 
@@ -90,12 +98,13 @@ pub async fn introduce(
     hello: &Hello,
 ) -> Result<HelloAnswer, PeerError> {
     let socket = socket::connect(address, INTRODUCE_TIMEOUT).await?;
-    let greeting = async {
-        let stream = secure(tls, socket, &hello.cluster_name, &hello.to_name).await?;
-        greet(stream, hello).await
+    let asking = async {
+        let mut stream = secure(tls, socket, &hello.cluster_name, &hello.to_name).await?;
+        let answer = ask(&mut stream, hello).await?;
+        Ok::<_, PeerError>((answer, stream))
     };
     let (answer, mut stream) =
-        timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
+        timeout(HANDSHAKE_TIMEOUT, asking).await.map_err(|_| PeerError::TimedOut)??;
     // The answer is here: how the connection ends does not matter any more.
     let _ = timeout(INTRODUCE_TIMEOUT, stream.shutdown()).await;
     Ok(answer)
@@ -109,47 +118,73 @@ pub(super) async fn dial(
     address: &str,
     class: LinkClass,
 ) -> Result<Dialed, PeerError> {
+    let reached = reach(shared, peer, address).await?;
+    enter(shared, peer, reached, class, None).await
+}
+
+/// The first half of dialing: a connection to a node that has proved the peer's name. Nothing is
+/// said of this node yet.
+pub(super) async fn reach(
+    shared: &Shared,
+    peer: &Peer,
+    address: &str,
+) -> Result<Reached, PeerError> {
     let socket = socket::connect(address, shared.options.dial_timeout).await?;
-    let cluster_name = &shared.options.cluster_name;
     let mut tls = shared.tls.follow();
     let current = tls.current();
-    let greeting = async {
-        let stream = secure(&current, socket, cluster_name, &peer.name).await?;
-        let hello = Hello {
-            version_min: PROTOCOL_VERSION_MIN,
-            version_max: PROTOCOL_VERSION_MAX,
-            class,
-            cluster_name: cluster_name.clone(),
-            name: shared.options.name.clone(),
-            to_name: peer.name.clone(),
-            to_node: Some(peer.node),
-            claim: shared.gatekeeper.claim(),
-        };
-        let (answer, stream) = greet(stream, &hello).await?;
-        Ok::<_, PeerError>((hello.claim, answer, stream))
+    let securing = secure(&current, socket, &shared.options.cluster_name, &peer.name);
+    let stream = timeout(HANDSHAKE_TIMEOUT, securing).await.map_err(|_| PeerError::TimedOut)??;
+    Ok(Reached { proof: Proof { chain: chain(&stream), tls }, stream })
+}
+
+/// The second half: hello, answer, and whether each takes the other.
+///
+/// Nothing that this node acknowledges to the peer may overtake the hello: what the hello claims
+/// would then be less than what the peer knows, as if this node's disk had been put back. So the
+/// caller writes to the peer on no other connection meanwhile. `before` is the boot of the peer's
+/// process if a link with it stands: what it acknowledges there may overtake its answer, and its
+/// answer counts nevertheless.
+pub(super) async fn enter(
+    shared: &Shared,
+    peer: &Peer,
+    reached: Reached,
+    class: LinkClass,
+    before: Option<Boot>,
+) -> Result<Dialed, PeerError> {
+    let Reached { proof, mut stream } = reached;
+    let hello = Hello {
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION_MAX,
+        class,
+        cluster_name: shared.options.cluster_name.clone(),
+        name: shared.options.name.clone(),
+        to_name: peer.name.clone(),
+        to_node: Some(peer.node),
+        claim: shared.gatekeeper.claim(),
     };
-    let (claim, answer, stream) =
-        timeout(HANDSHAKE_TIMEOUT, greeting).await.map_err(|_| PeerError::TimedOut)??;
-    // While a link is renewed, what this node acknowledges on the old one overtakes the hello on
-    // the new one, which then claims less than the peer has just heard. That is no proof of
-    // anything if this node has more by now than it said: it says so the next time.
-    let rolled_back = HelloAnswer::Refused(HelloRefusal::RolledBack);
-    if answer == rolled_back && shared.gatekeeper.claim() != claim {
-        return Err(PeerError::Refused(HelloRefusal::RolledBack));
-    }
+    let answer = timeout(HANDSHAKE_TIMEOUT, ask(&mut stream, &hello));
+    let answer = answer.await.map_err(|_| PeerError::TimedOut)??;
     let verdict = shared.gatekeeper.accept_answer(&peer.name, &answer);
-    match (answer, verdict) {
-        (HelloAnswer::Refused(refusal), _) => Err(PeerError::Refused(refusal)),
-        (_, Err(refusal)) => Err(PeerFault::Unwelcome(refusal).into()),
-        // Another life of the same name: what is meant for the one is not for the other.
-        (_, Ok(node)) if node != peer.node => {
-            Err(PeerFault::Unwelcome(HelloRefusal::Incarnation).into())
+    let claim = match answer {
+        HelloAnswer::Refused(refusal) => return Err(PeerError::Refused(refusal)),
+        HelloAnswer::Accepted { claim, .. } => Some(claim),
+        HelloAnswer::Blank { .. } | HelloAnswer::Genesis(_) => None,
+    };
+    let same_life = claim.as_ref().is_some_and(|claim| before == Some(claim.boot));
+    match (verdict, claim) {
+        (Err(HelloRefusal::RolledBack), Some(claim)) if same_life && claim.node == peer.node => {
+            Ok(Dialed { proof, boot: claim.boot, stream })
         }
-        (_, Ok(_)) => Ok(Dialed { proof: Proof { chain: chain(&stream), tls }, stream }),
+        (Err(refusal), _) => Err(PeerFault::Unwelcome(refusal).into()),
+        (Ok(node), Some(claim)) if node == peer.node => {
+            Ok(Dialed { proof, boot: claim.boot, stream })
+        }
+        // Another life of the same name: what is meant for the one is not for the other.
+        (Ok(_), _) => Err(PeerFault::Unwelcome(HelloRefusal::Incarnation).into()),
     }
 }
 
-/// The dialer's side, first half: TLS, and the server's identity.
+/// The dialer's side: TLS, and the server's identity.
 async fn secure(
     tls: &TlsConfigs,
     socket: TcpStream,
@@ -171,15 +206,12 @@ async fn secure(
     Ok(stream)
 }
 
-/// The dialer's side, second half: hello, answer.
-async fn greet(
-    mut stream: TlsStream<TcpStream>,
-    hello: &Hello,
-) -> Result<(HelloAnswer, TlsStream<TcpStream>), PeerError> {
+/// The dialer's side: hello and answer.
+async fn ask(stream: &mut TlsStream<TcpStream>, hello: &Hello) -> Result<HelloAnswer, PeerError> {
     stream.write_all(&encode_hello(hello)).await?;
     stream.flush().await?;
     let mut buffer = BytesMut::new();
-    let answer = first_frame(&mut stream, &mut buffer, read_hello_answer).await?;
+    let answer = first_frame(stream, &mut buffer, read_hello_answer).await?;
     if !buffer.is_empty() {
         return Err(PeerFault::UnexpectedData.into());
     }
@@ -188,7 +220,7 @@ async fn greet(
     {
         return Err(PeerFault::Unwelcome(HelloRefusal::Version).into());
     }
-    Ok((answer, stream))
+    Ok(answer)
 }
 
 /// The listener's side: TLS, the dialer's identity, hello, judgement, answer.

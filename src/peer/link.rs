@@ -8,18 +8,19 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, split};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 use crate::base::{NodeId, Rng};
-use crate::peer::hello::Dialed;
+use crate::peer::hello::{self, Dialed};
 use crate::peer::links::{Peer, Poke, Shared};
 use crate::peer::outbox::Outbox;
-use crate::peer::{Inbound, PeerError, PeerFault, renewal, socket};
-use crate::wire::{FrameDecoder, PeerMessage, encode_frame_into};
+use crate::peer::renewal::Renewal;
+use crate::peer::{Inbound, PeerError, PeerFault, socket};
+use crate::wire::{FrameDecoder, LinkClass, PeerMessage, encode_frame_into};
 
 /// Frames are gathered up to this many bytes before they are written.
 const WRITE_BYTES: usize = 256 * 1024;
@@ -28,7 +29,8 @@ const WRITE_BUFFER_BYTES_KEPT: usize = 2 * WRITE_BYTES;
 /// How much is read at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How long a link whose successor stands may take to write what it has begun.
+/// How long each step of a handover may take: to write what was begun, and to be taken. So long the
+/// peer may hear nothing.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How an outgoing link ended.
@@ -43,14 +45,16 @@ pub(super) enum Ended {
     Renewed {
         /// The other one.
         next: Box<Dialed>,
-        /// Whether everything that this one had begun to send was written.
+        /// Whether this one was closed in order, so that nothing of it is lost.
         whole: bool,
     },
 }
 
-/// Sends what is queued for `peer` until the link ends, or until another one has been dialed
-/// because this one is too old or was made with former TLS settings. The other one is dialed first:
-/// the peer is never without a link.
+/// Sends what is queued for `peer` until the link ends, or until another one takes its place because
+/// this one is too old or was made with former TLS settings.
+///
+/// The other one is dialed while this one goes on, but for the hello: while that is under way
+/// nothing is written here, so that no acknowledgement overtakes it (see [`hello::enter`]).
 pub(super) async fn send(
     shared: &Shared,
     peer: &Peer,
@@ -58,55 +62,75 @@ pub(super) async fn send(
     pokes: &mut mpsc::Receiver<Poke>,
     rng: &mut Rng,
 ) -> Ended {
-    let Dialed { proof, stream } = link;
-    let (reader, writer) = split(stream);
-    let handover = Notify::new();
-    let writing = write_queue(&peer.outbox, writer, &handover);
-    tokio::pin!(writing);
-    let next = tokio::select! {
-        ended = &mut writing => return ended,
-        error = notice_end(reader) => return Ended::Lost(error),
-        ended = follow_hints(shared, peer, pokes) => return ended,
-        next = renewal::renew(shared, peer, proof, rng) => next,
-    };
-    match next {
-        Ok(next) => {
+    let Dialed { proof, boot, stream } = link;
+    let (reader, mut writer) = split(stream);
+    let mut renewal = Renewal::new(shared, peer, proof, rng);
+    let end = notice_end(reader);
+    tokio::pin!(end);
+    loop {
+        // In a block of its own: what is written next borrows the same half.
+        let reached = {
+            let handover = Notify::new();
+            let writing = write_batches(&peer.outbox, &mut writer, &handover);
+            tokio::pin!(writing);
+            let reached = tokio::select! {
+                written = &mut writing => return written.map_or_else(Ended::Lost, |_| Ended::Closed),
+                error = &mut end => return Ended::Lost(error),
+                ended = follow_hints(shared, peer, pokes) => return ended,
+                reached = renewal.reach() => match reached {
+                    Ok(reached) => reached,
+                    Err(error) => return Ended::Lost(error),
+                },
+            };
             handover.notify_one();
-            let written = timeout(HANDOVER_TIMEOUT, writing).await;
-            Ended::Renewed { next: Box::new(next), whole: matches!(written, Ok(Ended::Closed)) }
+            match timeout(HANDOVER_TIMEOUT, writing).await {
+                Ok(Ok(Written::Handover)) => reached,
+                Ok(Ok(Written::Closed)) => return Ended::Closed,
+                Ok(Err(error)) => return Ended::Lost(error),
+                Err(_) => return Ended::Lost(PeerError::TimedOut),
+            }
+        };
+        let entering = hello::enter(shared, peer, reached, LinkClass::Consensus, Some(boot));
+        match timeout(HANDOVER_TIMEOUT, entering).await {
+            Ok(Ok(next)) => {
+                let closed = timeout(HANDOVER_TIMEOUT, writer.shutdown()).await;
+                let whole = matches!(closed, Ok(Ok(())));
+                return Ended::Renewed { next: Box::new(next), whole };
+            }
+            // Judged, and over: what is written from now on overtakes nothing.
+            Ok(Err(error @ (PeerError::Fault(_) | PeerError::Refused(_)))) => renewal.failed(error),
+            // The hello may yet be judged.
+            Ok(Err(error)) => return Ended::Lost(error),
+            Err(_) => return Ended::Lost(PeerError::TimedOut),
         }
-        Err(error) => Ended::Lost(error),
     }
 }
 
-async fn write_queue(
-    outbox: &Outbox,
-    mut writer: WriteHalf<TlsStream<TcpStream>>,
-    handover: &Notify,
-) -> Ended {
-    match write_batches(outbox, &mut writer, handover).await {
-        Ok(()) => Ended::Closed,
-        Err(error) => Ended::Lost(error),
-    }
+/// Why writing stopped without an error.
+#[derive(Debug, PartialEq, Eq)]
+enum Written {
+    /// The outbox was closed; everything was written, and the connection closed.
+    Closed,
+    /// Asked to; everything that was taken is written, and what waits is left where it is.
+    Handover,
 }
 
-/// Until the outbox is closed and empty, or at the handover: then what was taken is still written,
-/// and what waits is left to the next link.
 async fn write_batches(
     outbox: &Outbox,
     writer: &mut (impl AsyncWrite + Unpin),
     handover: &Notify,
-) -> Result<(), PeerError> {
+) -> Result<Written, PeerError> {
     let mut batch = VecDeque::new();
     let mut buffer = BytesMut::new();
     loop {
         let taken = tokio::select! {
             biased;
-            () = handover.notified() => false,
+            () = handover.notified() => return Ok(Written::Handover),
             taken = outbox.take(&mut batch) => taken,
         };
         if !taken {
-            break;
+            writer.shutdown().await?;
+            return Ok(Written::Closed);
         }
         while let Some(message) = batch.pop_front() {
             encode_frame_into(&message, &mut buffer);
@@ -120,8 +144,6 @@ async fn write_batches(
             buffer = BytesMut::new();
         }
     }
-    writer.shutdown().await?;
-    Ok(())
 }
 
 /// The peer says nothing on this connection: whatever can be read is its end.

@@ -10,11 +10,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::{sleep, sleep_until};
 
 use crate::base::Rng;
-use crate::peer::hello::{self, Dialed, Proof};
+use crate::peer::hello::{self, Proof, Reached};
 use crate::peer::links::{Peer, Shared};
 use crate::peer::{Options, PeerError};
 use crate::pki::TlsConfigs;
-use crate::wire::LinkClass;
 
 /// Members that are given new settings together do not dial each other all in the same moment.
 const SPREAD_MAX: Duration = Duration::from_millis(200);
@@ -23,50 +22,75 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 /// Longest wait before another attempt to renew.
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
-/// Waits until a connection that we dialed must be renewed, and resolves with its successor, which
-/// the peer has accepted. Fails only when the peer's certificate is trusted no more and it could
-/// not be dialed with another one in time.
-pub(super) async fn renew(
-    shared: &Shared,
-    peer: &Peer,
-    mut proof: Proof,
-    rng: &mut Rng,
-) -> Result<Dialed, PeerError> {
-    let age_max = shared.options.connection_age_max;
-    let mut pause = Duration::ZERO;
-    tokio::select! {
-        () = sleep(between(rng, age_max / 4 * 3, age_max)) => {}
-        () = proof.tls.changed() => pause = between(rng, Duration::ZERO, SPREAD_MAX),
+/// The renewal of one connection that we dialed.
+pub(super) struct Renewal<'a> {
+    shared: &'a Shared,
+    peer: &'a Peer,
+    proof: Proof,
+    rng: &'a mut Rng,
+    /// When it becomes too old.
+    due: Instant,
+    /// Whether it is to be renewed now: it is too old, or there are other settings.
+    begun: bool,
+    distrust: Distrust,
+    pause: Duration,
+    retry: Duration,
+}
+
+impl<'a> Renewal<'a> {
+    pub(super) fn new(shared: &'a Shared, peer: &'a Peer, proof: Proof, rng: &'a mut Rng) -> Self {
+        let age_max = shared.options.connection_age_max;
+        let due = Instant::now() + between(rng, age_max / 4 * 3, age_max);
+        let (distrust, pause, retry) = (Distrust::default(), Duration::ZERO, RETRY_MIN);
+        Self { shared, peer, proof, rng, due, begun: false, distrust, pause, retry }
     }
-    let mut distrust = Distrust::default();
-    let mut retry = RETRY_MIN;
-    loop {
-        let until = distrust.judge(&proof.tls.current(), &proof.chain, &shared.options);
-        let until = until.map(|(until, _)| until);
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = proof.tls.changed() => continue,
+
+    /// Waits until the connection must be renewed, and resolves with one that may take its place
+    /// once the peer takes it. Fails only when the peer's certificate is trusted no more and it
+    /// could not be reached with another one in time. Dropped, it has to begin anew.
+    pub(super) async fn reach(&mut self) -> Result<Reached, PeerError> {
+        if !self.begun {
+            tokio::select! {
+                () = sleep_until(self.due.into()) => {}
+                () = self.proof.tls.changed() => {
+                    self.pause = between(self.rng, Duration::ZERO, SPREAD_MAX);
+                }
+            }
+            self.begun = true;
         }
-        let address = peer.address();
-        let error = match hello::dial(shared, peer, &address, LinkClass::Consensus).await {
-            Ok(next) => return Ok(next),
-            Err(error) => error,
-        };
-        peer.failed(error);
-        if shared.refusals.note(error, &peer.name, Instant::now()) {
+        loop {
+            let current = self.proof.tls.current();
+            let until = self.distrust.judge(&current, &self.proof.chain, &self.shared.options);
+            let until = until.map(|(until, _)| until);
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = sleep(left.map_or(self.pause, |left| self.pause.min(left))) => {}
+                () = self.proof.tls.changed() => continue,
+            }
+            let address = self.peer.address();
+            let error = match hello::reach(self.shared, self.peer, &address).await {
+                Ok(reached) => return Ok(reached),
+                Err(error) => error,
+            };
+            self.failed(error);
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The connection could not be renewed this time.
+    pub(super) fn failed(&mut self, error: PeerError) {
+        let Peer { name, .. } = self.peer;
+        self.peer.failed(error);
+        if self.shared.refusals.note(error, name, Instant::now()) {
             tracing::warn!(
-                peer = %peer.name, address, reason = %error,
+                peer = %name, address = self.peer.address(), reason = %error,
                 "a link could not be renewed; the old one goes on for now"
             );
         }
-        if until.is_some_and(|until| Instant::now() >= until) {
-            return Err(error);
-        }
-        pause = between(rng, retry / 2, retry);
-        if let Some(until) = until {
-            pause = pause.min(until.saturating_duration_since(Instant::now()));
-        }
-        retry = (retry * 2).min(RETRY_MAX);
+        self.pause = between(self.rng, self.retry / 2, self.retry);
+        self.retry = (self.retry * 2).min(RETRY_MAX);
     }
 }
 

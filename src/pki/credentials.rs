@@ -19,7 +19,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::pki::identity::peer_identity;
 use crate::pki::tls::ChainVerifier;
-use crate::pki::{Identity, Pin, PkiError, files};
+use crate::pki::{Expiry, Identity, Pin, PkiError, files};
 
 /// A node's own certificate chain and key, and the roots that it trusts.
 ///
@@ -79,6 +79,11 @@ impl Credentials {
     /// The node that the certificate names.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// When the certificate and the trusted roots expire: the own certificate first.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        Expiry::of(self)
     }
 
     /// Whether they hold the same certificates as `other`, and so the same key. What was only

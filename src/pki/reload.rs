@@ -24,6 +24,7 @@ pub struct LiveTls {
 pub(super) struct InForce {
     configs: Arc<TlsConfigs>,
     credentials: Credentials,
+    expiries: Arc<[Expiry]>,
 }
 
 /// Tells when other settings are in force than those that it has given last.
@@ -55,8 +56,8 @@ impl LiveTls {
     }
 
     /// When the certificate and the trusted roots in force expire.
-    pub fn expiries(&self) -> Vec<Expiry> {
-        Expiry::of(&self.current.borrow().credentials)
+    pub fn expiries(&self) -> Arc<[Expiry]> {
+        Arc::clone(&self.current.borrow().expiries)
     }
 
     /// Whether these credentials are other ones than those in force.
@@ -91,7 +92,8 @@ impl LiveTls {
 impl InForce {
     fn new(credentials: &Credentials) -> Result<Self, PkiError> {
         let configs = Arc::new(TlsConfigs::new(credentials)?);
-        Ok(Self { configs, credentials: credentials.clone() })
+        let expiries = credentials.expiries().into();
+        Ok(Self { configs, credentials: credentials.clone(), expiries })
     }
 }
 

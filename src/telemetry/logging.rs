@@ -9,7 +9,8 @@ use tracing::Subscriber;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 /// Overrides the level with directives, as in `info,quorumd::raft=debug`.
@@ -75,11 +76,29 @@ pub enum LoggingError {
     Journal(#[source] io::Error),
 }
 
+/// What may be changed of the logging of a running process.
+#[derive(Clone, Debug)]
+pub struct LogControl {
+    /// Nothing when the environment decides.
+    filter: Option<reload::Handle<EnvFilter, Registry>>,
+}
+
 /// Starts logging for the whole process. To be called once, before other threads start.
-pub fn init_logging(options: LogOptions) -> Result<(), LoggingError> {
-    let filter = filter(options.level)?;
+pub fn init_logging(options: LogOptions) -> Result<LogControl, LoggingError> {
+    let (filter, handle) = reload::Layer::new(filter(options.level)?);
     tracing_subscriber::registry().with(filter).with(sink(options.format)?).try_init()?;
-    Ok(())
+    let by_environment = std::env::var_os(FILTER_VARIABLE).is_some();
+    Ok(LogControl { filter: Some(handle).filter(|_| !by_environment) })
+}
+
+impl LogControl {
+    /// Logs from now on what is at least as important as `level`. False when the environment
+    /// decides what is logged.
+    pub fn set_level(&self, level: LogLevel) -> bool {
+        let filter = EnvFilter::default().add_directive(level_filter(level).into());
+        // It fails only when logging has ended, which is with the process.
+        self.filter.as_ref().is_some_and(|handle| handle.reload(filter).is_ok())
+    }
 }
 
 fn filter(level: LogLevel) -> Result<EnvFilter, LoggingError> {

@@ -3,6 +3,8 @@
 //! Nothing is counted here: every number is read from a [`NodeStatus`] at the moment of the scrape.
 //! No label carries a key of the store, so that the number of series stays bounded by the members.
 
+use std::time::{Duration, SystemTime};
+
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -71,6 +73,18 @@ fn add_node(registry: &mut Registry, status: &NodeStatus) {
         links.get_or_create(&peer).set(i64::from(link.connected));
     }
     registry.register("peer_connected", "Whether frames can be sent to a member", links);
+    let expiries = Family::<[(&str, String); 2], Gauge>::default();
+    for certificate in &status.certificates {
+        let kind = if certificate.own { "own" } else { "authority" };
+        let labels = [("kind", kind.to_owned()), ("subject", certificate.subject.clone())];
+        expiries.get_or_create(&labels).set(seconds_until(certificate.not_after));
+    }
+    registry.register_with_unit(
+        "certificate_expires_in",
+        "Until a certificate in use ends; below zero when it has",
+        Unit::Seconds,
+        expiries,
+    );
 }
 
 fn add_raft(registry: &mut Registry, status: &NodeStatus) {
@@ -184,6 +198,14 @@ fn bytes(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(value));
 }
 
+fn seconds_until(end: SystemTime) -> i64 {
+    let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    match end.duration_since(SystemTime::now()) {
+        Ok(left) => whole(left),
+        Err(error) => -whole(error.duration()),
+    }
+}
+
 fn seconds(span: Span) -> f64 {
     // Exact up to 2^53 microseconds, 285 years.
     span.as_micros() as f64 / 1e6
@@ -191,8 +213,10 @@ fn seconds(span: Span) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use crate::base::{Boot, ClusterId, Epoch, Index, NodeId, Revision, Span, Term};
-    use crate::node::{LinkStatus, NodeStatus, StorageStatus};
+    use crate::node::{CertificateStatus, LinkStatus, NodeStatus, StorageStatus};
     use crate::raft::{Progress, ProgressState, Role};
     use crate::replica::{MemberStatus, ReplicaStatus};
 
@@ -262,6 +286,12 @@ mod tests {
             },
             links: vec![LinkStatus { name: "web2".to_owned(), connected: true, last_error: None }],
             uptime: Span::from_millis(2_500),
+            certificates: vec![CertificateStatus {
+                own: true,
+                subject: "spiffe://blue/node/n1".to_owned(),
+                not_after: SystemTime::now() + Duration::from_secs(1_000),
+                warning: None,
+            }],
             members_differ: None,
             draining: false,
         }

@@ -9,5 +9,5 @@
 mod logging;
 mod metrics;
 
-pub use logging::{LogFormat, LogLevel, LogOptions, LoggingError, init_logging};
+pub use logging::{LogControl, LogFormat, LogLevel, LogOptions, LoggingError, init_logging};
 pub use metrics::{HostGauges, METRICS_CONTENT_TYPE, render};

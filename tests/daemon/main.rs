@@ -16,6 +16,7 @@ mod workload;
 mod access;
 mod api_scripts;
 mod bad_input;
+mod certs;
 mod cli;
 mod data_dir;
 mod dev;

@@ -39,8 +39,8 @@ pub use members::{
     MemberView, MembersAnswer, MembersMessage, MembersRequest, NewcomerView, WantedMember,
 };
 pub use node::{
-    HealthNote, LinkView, NodeRole, NodeState, RebuildAnswer, SnapshotView, StatusAnswer,
-    StorageView,
+    HealthNote, LinkView, NodeRole, NodeState, RebuildAnswer, ReloadAnswer, SnapshotView,
+    StatusAnswer, StorageView,
 };
 pub use problem::{Applied, Code, Problem};
 pub use queue::{

@@ -47,8 +47,8 @@ pub enum NodeState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthNote {
     /// For programs: `no_leader`, `not_ready`, `disk_full`, `disk_low`, `peer_unreachable`,
-    /// `draining`, `removed`, `starting`, `waiting_to_be_added`, `change_waits`, `file_failed`,
-    /// `file_stale`, `publish_failed`, `publish_stale`; as a note `members_differ`,
+    /// `certificate_expires`, `ca_expires`, `reload_failed`, `draining`, `removed`,
+    /// `starting`, `waiting_to_be_added`, `change_waits`, `file_failed`, `file_stale`, `publish_failed`, `publish_stale`; as a note `members_differ`,
     /// `publish_skipped`. More may come.
     pub code: String,
     /// For people.
@@ -109,6 +109,13 @@ pub struct SnapshotView {
     /// Why the last one was refused, if it was.
     #[serde(default)]
     pub refusal: Option<String>,
+}
+
+/// `POST /v1/reload`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// Settings and files that are other ones now; empty when all are the same.
+    pub changed: Vec<String>,
 }
 
 /// `POST /v1/rebuild`
