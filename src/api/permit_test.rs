@@ -46,6 +46,9 @@ async fn try_route(server: &Server, method: &str, pattern: &str) -> Reply {
     if queue && (method == "DELETE" || method == "PUT") {
         target += "?token=5";
     }
+    if pattern.starts_with("/v1/barriers/{") && method == "DELETE" {
+        target += "?place=5";
+    }
     let body = match (method, pattern) {
         ("POST", "/v1/elections/{*rest}") => r#"{"value":"x"}"#,
         ("POST", "/v1/access/check") => r#"{"right":"administrate"}"#,

@@ -26,9 +26,9 @@
 //! # Queues
 //!
 //! A place in a lock, semaphore, election or barrier is a key that is attached to the lease of
-//! whoever stands there. Its create revision is its rank and the fencing token. There is no grant to
-//! be written: the first places hold. Only a barrier that is complete writes to its places, all in
-//! one revision.
+//! whoever stands there. Its create revision is its rank and the fencing token. There is no grant
+//! to be written: the first places hold. Only a barrier that is complete writes to its places, all
+//! in one revision.
 //!
 //! # Requests
 //!

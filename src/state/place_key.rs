@@ -13,8 +13,8 @@ const SHARED: &str = ".shared";
 
 /// The key of a lease's place in a queue: `_locks/<name>/<lease>`, `_elections/<name>/<lease>` or
 /// `_barriers/<name>/<lease>`, the lease in hexadecimal, and of the name everything but
-/// `A-Za-z0-9._~-` as `%XX`, so that the places of `a` and `a/b` never mix. A shared place in a lock
-/// is called `_locks/<name>/<lease>.shared`.
+/// `A-Za-z0-9._~-` as `%XX`, so that the places of `a` and `a/b` never mix. A shared place in a
+/// lock is called `_locks/<name>/<lease>.shared`.
 pub fn queue_key(queue: &QueueName, lease: LeaseId, mode: Mode) -> Bytes {
     let mut key = queue_prefix(queue).to_vec();
     key.extend_from_slice(lease.to_string().as_bytes());

@@ -43,13 +43,13 @@ struct Lock {
     mode: Mode,
 }
 
-/// A lock that only writers take, an election, a semaphore, a lock that readers share, a barrier.
+/// A lock that only writers take, one that readers share, a semaphore, an election, a barrier.
 fn lock(number: u64, reads: bool) -> Lock {
     let (kind, name, slots, shared) = match number {
         0 => (QueueKind::Lock, "l0", 1, false),
-        1 => (QueueKind::Election, "e0", 1, false),
+        1 => (QueueKind::Lock, "l1", 1, reads),
         2 => (QueueKind::Lock, "s0", 2, false),
-        3 => (QueueKind::Lock, "l1", 1, reads),
+        3 => (QueueKind::Election, "e0", 1, false),
         _ => (QueueKind::Barrier, "b0", 2, false),
     };
     let mode = if shared { Mode::Shared } else { Mode::Exclusive };

@@ -1,8 +1,8 @@
-//! Locks, semaphores, elections and barriers in the order of the log: tokens only grow (L5), no more
-//! hold than there are slots or share (L5), places are granted in the order in which they were taken
-//! (L8), none belongs to a lease that has ended (L7) and an expiry that a deposed leader decided ends
-//! nothing (L3). A barrier lets go exactly as many as it counts, in one revision, and never has that
-//! many waiting.
+//! Locks, semaphores, elections and barriers in the order of the log: tokens only grow (L5), no
+//! more hold than there are slots or share (L5), places are granted in the order in which they were
+//! taken (L8), none belongs to a lease that has ended (L7) and an expiry that a deposed leader
+//! decided ends nothing (L3). A barrier lets go exactly as many as it counts, in one revision, and
+//! never has that many waiting.
 //!
 //! Kept from the events of the log alone. What holders were told meanwhile is in
 //! `holder_exclusive.rs`.
