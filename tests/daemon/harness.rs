@@ -251,7 +251,7 @@ impl Cluster {
 }
 
 /// What every configuration under test has: short timers, since tests wait for them.
-const TEST_CONFIG: &str = "\
+pub const TEST_CONFIG: &str = "\
 tls: {cert: node.crt, key: node.key, ca: ca.crt}
 socket: {path: s, mode: \"0600\"}
 raft: {election_timeout: \"300ms\", heartbeat_interval: \"60ms\"}

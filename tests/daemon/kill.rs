@@ -7,7 +7,7 @@ use crate::harness::{Cluster, Node};
 use crate::workload::Load;
 
 /// The random numbers of a run; its seed is printed, and taken from `QUORUMD_TEST_SEED`.
-fn random() -> Rng {
+pub fn random() -> Rng {
     let given = std::env::var("QUORUMD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or(u64::from(std::process::id()));
     eprintln!("QUORUMD_TEST_SEED={seed}");

@@ -29,6 +29,7 @@ mod holder;
 mod join;
 mod kill;
 mod members;
+mod namespaces;
 mod partition;
 mod pause;
 mod peer_port;
