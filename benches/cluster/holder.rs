@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -34,36 +34,71 @@ pub async fn hold(socket: &Path) -> Result<()> {
 
 /// Kills holders of a lock and times the next one.
 pub async fn figures(cluster: &Quorumd) -> Result<Vec<Figure>> {
-    let mut times = Vec::new();
-    for round in 0..ROUNDS {
-        let mut holder = Command::new(std::env::current_exe()?)
-            .arg(HOLD)
-            .arg(cluster.socket(round % 3))
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let output = holder.stdout.take().context("a holder has an output")?;
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        if line.trim() != "held" {
-            bail!("the holder did not get the lock");
+    let mut figures = Vec::new();
+    for bind in [Bind::Connection, Bind::Process] {
+        let mut times = Vec::new();
+        for round in 0..ROUNDS {
+            times.push(kill_one(cluster, round, bind).await?);
+            // The waiter's own place ends with its connection; the next round begins without it.
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let mut waiter = acquire(cluster.socket((round + 1) % 3)).await?;
-        waiter.line().await?;
-        let killed = Instant::now();
-        kill(holder.id())?;
-        until_held(&mut waiter).await?;
-        times.push(killed.elapsed());
-        holder.wait()?;
-        drop(waiter);
-        // The waiter's own place ends with its connection; the next round begins without it.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        times.sort_unstable();
+        let name = match bind {
+            Bind::Connection => "holder killed: next one holds",
+            Bind::Process => "bound process killed: next one holds",
+        };
+        figures.push(Figure::new(format!("{name} p50"), "ms", quantile_ms(&times, 0.5)));
+        figures.push(Figure::new(format!("{name} slowest"), "ms", quantile_ms(&times, 1.0)));
     }
-    times.sort_unstable();
-    let name = "holder killed: next one holds";
-    Ok(vec![
-        Figure::new(format!("{name} p50"), "ms", quantile_ms(&times, 0.5)),
-        Figure::new(format!("{name} slowest"), "ms", quantile_ms(&times, 1.0)),
-    ])
+    Ok(figures)
+}
+
+/// What a holder holds by.
+#[derive(Clone, Copy)]
+enum Bind {
+    Connection,
+    Process,
+}
+
+async fn kill_one(cluster: &Quorumd, round: usize, bind: Bind) -> Result<Duration> {
+    let socket = cluster.socket(round % 3);
+    let mut holder = match bind {
+        Bind::Connection => connected(socket)?,
+        Bind::Process => bound(socket).await?,
+    };
+    let mut waiter = acquire(cluster.socket((round + 1) % 3)).await?;
+    waiter.line().await?;
+    let killed = Instant::now();
+    kill(holder.id())?;
+    until_held(&mut waiter).await?;
+    let time = killed.elapsed();
+    holder.wait()?;
+    Ok(time)
+}
+
+fn connected(socket: &Path) -> Result<Child> {
+    let mut holder = Command::new(std::env::current_exe()?)
+        .arg(HOLD)
+        .arg(socket)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let output = holder.stdout.take().context("a holder has an output")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    if line.trim() != "held" {
+        bail!("the holder did not get the lock");
+    }
+    Ok(holder)
+}
+
+async fn bound(socket: &Path) -> Result<Child> {
+    let holder = Command::new("sleep").arg("600").spawn()?;
+    let body = format!(r#"{{"bind":"process","pid":{}}}"#, holder.id());
+    let (status, _) = Http::connect(socket).await?.call("POST", LOCK, body.as_bytes()).await?;
+    if status != 200 {
+        bail!("the lock for a process answered {status}");
+    }
+    Ok(holder)
 }
 
 async fn acquire(socket: &Path) -> Result<Http> {

@@ -57,6 +57,7 @@ const AIMS: &[(&str, Aim)] = &[
     ("5000 leases kept alive: CPU", Aim::AtMost(0.02)),
     ("leader killed: first write p50", Aim::AtMost(1_500.0)),
     ("holder killed: next one holds p50", Aim::AtMost(50.0)),
+    ("bound process killed: next one holds p50", Aim::AtMost(50.0)),
     ("release binary", Aim::AtMost(15.0 * 1.048_576)),
 ];
 

@@ -85,6 +85,10 @@ impl Bindings {
     /// when the kernel watches no more processes: the lease is to be ended then.
     pub fn bind(&self, lease: LeaseId, process: &Arc<Process>) -> io::Result<()> {
         let mut table = self.shared.table();
+        if table.leases.contains_key(&lease) {
+            // A repeated request: it follows what it was made for.
+            return Ok(());
+        }
         let known = table.numbers.get(process.identity()).copied();
         let number = match known {
             Some(number) => number,
@@ -105,8 +109,7 @@ impl Bindings {
         };
         let bound = table.processes.get_mut(&number).expect("it was found or made just now");
         bound.leases.insert(lease);
-        let other = table.leases.insert(lease, number);
-        assert!(other.is_none_or(|other| other == number), "lease {lease} follows two processes");
+        table.leases.insert(lease, number);
         Ok(())
     }
 
@@ -152,7 +155,7 @@ impl Shared {
                     break;
                 }
             }
-            let mut table = self.table();
+            let (mut table, before) = (self.table(), ended.len());
             for number in events.iter().map(|event| event.data.u64()) {
                 if let Some(bound) = self.forget(&mut table, number) {
                     tracing::info!(
@@ -162,6 +165,10 @@ impl Shared {
                     );
                     ended.extend(bound.leases);
                 }
+            }
+            if ended.len() == before {
+                // Only what the kernel did not let go of: it is not asked for again and again.
+                break;
             }
         }
         for leases in ended.chunks(limits::BOUND_LEASES_BATCH_MAX) {
