@@ -35,8 +35,8 @@ use super::stream::Body;
 pub struct Listeners {
     /// The local socket; its file's permissions say who may connect.
     pub unix: UnixListener,
-    /// A loopback port, with the token that is asked for there. Sent by whoever reads its file; only
-    /// the newest counts.
+    /// A loopback port, with the token that is asked for there. Sent by whoever reads its file;
+    /// only the newest counts.
     pub tcp: Option<(TcpListener, watch::Receiver<String>)>,
 }
 

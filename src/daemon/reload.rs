@@ -341,8 +341,8 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
     let token_file = |config: &Config| config.http.as_ref().map(|http| http.token_file.clone());
     [
         ("access", old.access_options() != new.access_options()),
-        ("files", old.files != new.files),
-        ("publish", old.publish != new.publish),
+        ("files", old.files.entries != new.files.entries),
+        ("publish", old.publish.entries != new.publish.entries),
         ("tls", old.tls != new.tls),
         ("http.token_file", token_file(old) != token_file(new)),
         ("limits", old.limits != new.limits),

@@ -50,8 +50,8 @@ pub(super) enum Ended {
     },
 }
 
-/// Sends what is queued for `peer` until the link ends, or until another one takes its place because
-/// this one is too old or was made with former TLS settings.
+/// Sends what is queued for `peer` until the link ends, or until another one takes its place
+/// because this one is too old or was made with former TLS settings.
 ///
 /// The other one is dialed while this one goes on, but for the hello: while that is under way
 /// nothing is written here, so that no acknowledgement overtakes it (see [`hello::enter`]).
@@ -74,7 +74,9 @@ pub(super) async fn send(
             let writing = write_batches(&peer.outbox, &mut writer, &handover);
             tokio::pin!(writing);
             let reached = tokio::select! {
-                written = &mut writing => return written.map_or_else(Ended::Lost, |_| Ended::Closed),
+                written = &mut writing => {
+                    return written.map_or_else(Ended::Lost, |_| Ended::Closed);
+                }
                 error = &mut end => return Ended::Lost(error),
                 ended = follow_hints(shared, peer, pokes) => return ended,
                 reached = renewal.reach() => match reached {

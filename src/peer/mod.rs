@@ -38,15 +38,15 @@
 //!
 //! # Renewing a link
 //!
-//! A connection keeps the certificates of its handshake for as long as it lives. So each has an
-//! age (`connection_age_max`), and TLS settings that are replaced move all of them over: the dialer
-//! of a link makes another connection beside it, stops writing for the moment of the hello (an
+//! A connection keeps the certificates of its handshake for as long as it lives. So each has an age
+//! (`connection_age_max`), and TLS settings that are replaced move all of them over: the dialer of
+//! a link makes another connection beside it, stops writing for the moment of the hello (an
 //! acknowledgement that overtook it would make this node look rolled back), then closes the old one
 //! and goes on with the new one; the listener takes the new one and reads the old one to its end.
-//! Nobody is told, since nothing was lost. While another one cannot be made, the old one goes on: until it is too old for
-//! the listener, or, if its certificate is trusted no more, for `distrusted_age_max`. That is what
-//! makes the removal of an authority take effect, and it leaves a peer the time to dial with the
-//! certificate that it has just been given.
+//! Nobody is told, since nothing was lost. While another one cannot be made, the old one goes on:
+//! until it is too old for the listener, or, if its certificate is trusted no more, for
+//! `distrusted_age_max`. That is what makes the removal of an authority take effect, and it leaves
+//! a peer the time to dial with the certificate that it has just been given.
 //!
 //! # Tasks
 //!

@@ -52,6 +52,8 @@ mod keys;
 mod lease;
 mod machine;
 #[cfg(test)]
+mod model_commands_test;
+#[cfg(test)]
 mod model_test;
 mod outcome;
 mod place_key;

@@ -47,9 +47,9 @@ pub enum NodeState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthNote {
     /// For programs: `no_leader`, `not_ready`, `disk_full`, `disk_low`, `peer_unreachable`,
-    /// `certificate_expires`, `ca_expires`, `reload_failed`, `draining`, `removed`,
-    /// `starting`, `waiting_to_be_added`, `change_waits`, `file_failed`, `file_stale`, `publish_failed`, `publish_stale`; as a note `members_differ`,
-    /// `publish_skipped`. More may come.
+    /// `certificate_expires`, `ca_expires`, `reload_failed`, `draining`, `removed`, `starting`,
+    /// `waiting_to_be_added`, `change_waits`, `file_failed`, `file_stale`, `publish_failed`,
+    /// `publish_stale`; as a note `members_differ`, `publish_skipped`. More may come.
     pub code: String,
     /// For people.
     pub detail: String,
