@@ -8,7 +8,8 @@ use http::{Response, StatusCode};
 use crate::api::types::{
     AccessAnswer, AccessCheckAnswer, AccessCheckRequest, AccessRight, AccessRuleView, AccessSubject,
 };
-use crate::host::{AccessRuleOptions, Facts, KeyRange, Subject, Wanted, sees_all_users};
+use crate::base::KeyRange;
+use crate::host::{AccessRuleOptions, Facts, Subject, Wanted, sees_all_users};
 
 use super::answer::{Stamp, json};
 use super::body;

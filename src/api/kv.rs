@@ -20,6 +20,7 @@ use super::context::{Ask, Context};
 use super::params::{self, NoneMatch, accepts};
 use super::permit::{Claimant, Permit, read_key, read_prefix, write_key, write_prefix};
 use super::problem::Fault;
+use super::reservation;
 use super::stream::Body;
 
 const CREATE_REVISION: HeaderName = HeaderName::from_static("quorumd-create-revision");
@@ -147,14 +148,19 @@ fn describe(response: &mut Response<Body>, record: &Record, seen: Stamp) {
 /// `PUT /v1/kv/{key}`
 pub(super) async fn put(context: &Context, ask: Ask, key: Bytes) -> Result<Response<Body>, Fault> {
     let params = ask.params(&["lease"])?;
-    context.check_written_key(&key)?;
+    reservation::check_key(context, &key)?;
     let (lease, timeout) = (params.lease("lease")?, params.timeout()?);
+    let is_reservation = reservation::name(&key).is_some();
+    if is_reservation && lease.is_some() {
+        return Err(Fault::invalid("\"lease\": a reservation ends with no lease"));
+    }
     let condition = params::condition(&ask.parts.headers)?;
     let idempotency = params::idempotency(&ask.parts.headers, ask.caller.uid)?;
     context.permit(&ask.subject, vec![write_key(&key)])?;
     let claimant = Claimant { subject: &ask.subject, idempotency: idempotency.as_ref(), timeout };
     context.own_leases(&claimant, lease).await?;
     let value = body::read(ask.body, context.options.value_bytes_max, "the value").await?;
+    let value = if is_reservation { reservation::canonical(context, &value)? } else { value };
     let operation = Operation::Put { key: key.clone(), value, lease, condition };
     let outcome = context.node.submit(operation, idempotency, timeout).await?;
     match context.unrefused(outcome)? {
@@ -183,7 +189,7 @@ pub(super) async fn delete(
     key: Bytes,
 ) -> Result<Response<Body>, Fault> {
     let timeout = ask.params(&[])?.timeout()?;
-    context.check_written_key(&key)?;
+    reservation::check_key(context, &key)?;
     if ask.parts.headers.contains_key(http::header::IF_NONE_MATCH) {
         return Err(Fault::invalid("\"If-None-Match\" makes no sense for a deletion"));
     }

@@ -166,6 +166,7 @@ fn taken(context: &Context, reply: MembersReply) -> Result<ChangeReport, Fault> 
         MembersRefusal::Busy | MembersRefusal::Malformed | MembersRefusal::NotLeader => {
             Fault::unavailable(sentence)
         }
+        MembersRefusal::Forbidden => Fault::forbidden(sentence),
         MembersRefusal::NameTwice => Fault::invalid(sentence),
         MembersRefusal::QuorumLost { silent, .. } => {
             let names = names(&context.node.status(), &silent);

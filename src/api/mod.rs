@@ -38,6 +38,7 @@ mod permit;
 mod permit_test;
 mod place;
 mod problem;
+mod reservation;
 mod route;
 mod server;
 #[cfg(test)]

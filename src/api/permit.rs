@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::{LeaseId, Span, Token};
-use crate::host::{Denied, KeyRange, Subject, Wanted};
+use crate::base::{KeyRange, LeaseId, Span, Token};
+use crate::host::{Denied, Subject, Wanted};
 use crate::node::Consistency;
 use crate::replica::{RequestError, View};
 use crate::state::{IdempotencyKey, QueueKind, QueueName, queue_prefix};

@@ -63,8 +63,8 @@ impl Fault {
     /// 403: the daemon's own namespace is written through its own calls only.
     pub(super) fn reserved() -> Self {
         Self::forbidden(
-            "keys that begin with \"_\" are reserved: they are readable, and change only through \
-             /v1/locks, /v1/elections and /v1/barriers",
+            "keys that begin with \"_\" are reserved: they change only through their own calls, \
+             and _access/ only by PUT and DELETE of /v1/kv/_access/{name}",
         )
     }
 
@@ -303,6 +303,7 @@ fn row(code: Code) -> (u16, &'static str, &'static str) {
 impl From<RequestError> for Fault {
     fn from(error: RequestError) -> Self {
         let code = match error {
+            RequestError::Forbidden => Code::Forbidden,
             RequestError::NoLeader => Code::NoLeader,
             RequestError::NotReady => Code::NotReady,
             RequestError::OutcomeUnknown => Code::OutcomeUnknown,
@@ -405,6 +406,7 @@ mod tests {
     #[test]
     fn failures_of_writes_say_whether_they_were_applied() {
         for (error, status, code, applied) in [
+            (RequestError::Forbidden, 403, Code::Forbidden, Applied::No),
             (RequestError::NoLeader, 503, Code::NoLeader, Applied::No),
             (RequestError::NotReady, 503, Code::NotReady, Applied::No),
             (RequestError::OutcomeUnknown, 504, Code::OutcomeUnknown, Applied::Maybe),

@@ -12,6 +12,10 @@ use super::time::Span;
 pub const ACCESS_RULES_MAX: usize = 256;
 /// Most patterns in one list of an access rule.
 pub const ACCESS_PATTERNS_MAX: usize = 256;
+/// Longest reservation of names for nodes, in bytes.
+pub const RESERVATION_BYTES_MAX: usize = 16 * 1024;
+/// Longest name of one.
+pub const RESERVATION_NAME_BYTES_MAX: usize = 63;
 
 // Keys and requests (API.md, 413 too_large).
 

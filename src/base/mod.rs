@@ -9,6 +9,7 @@ pub mod limits;
 #[cfg(test)]
 pub(crate) mod mutants_test;
 pub mod mutation;
+mod names;
 mod rng;
 #[cfg(test)]
 pub(crate) mod scripts_test;
@@ -18,6 +19,7 @@ pub use ids::{
     Boot, ClusterId, Epoch, Index, LeaseId, NodeId, ReadContext, RequestId, Revision, Sequence,
     Term, Token,
 };
+pub use names::{KeyRange, NamePattern};
 pub use rng::Rng;
 pub(crate) use rng::mix;
 pub use time::{Instant, Span, WallMillis};

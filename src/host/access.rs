@@ -9,9 +9,11 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
+use crate::base::{KeyRange, NamePattern};
+
 use super::Caller;
 use super::credentials::{Overflow, unit_of};
-use super::pattern::{KeyRange, Named, Pattern};
+use super::named::Named;
 
 /// The rules of a configuration, as they are written there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub struct AccessRuleOptions {
 impl AccessOptions {
     /// Why a text is no pattern of names, if it is none.
     pub fn check_pattern(text: &str) -> Result<(), &'static str> {
-        Pattern::parse(text).map(drop)
+        NamePattern::parse(text).map(drop)
     }
 }
 
@@ -141,10 +143,10 @@ pub struct AccessRules {
 #[derive(Clone, Debug)]
 struct Rule {
     options: AccessRuleOptions,
-    read: Vec<Pattern>,
-    write: Vec<Pattern>,
-    lock: Vec<Pattern>,
-    campaign: Vec<Pattern>,
+    read: Vec<NamePattern>,
+    write: Vec<NamePattern>,
+    lock: Vec<NamePattern>,
+    campaign: Vec<NamePattern>,
 }
 
 /// Why something is refused.
@@ -296,7 +298,7 @@ impl Rule {
         // A pattern that is none would allow more or less than was meant: it allows nothing, and
         // the configuration has refused it before.
         let parsed = |list: &[String]| {
-            list.iter().filter_map(|text| Pattern::parse(text).ok()).collect::<Vec<_>>()
+            list.iter().filter_map(|text| NamePattern::parse(text).ok()).collect::<Vec<_>>()
         };
         Self {
             read: parsed(&options.read),
@@ -326,7 +328,7 @@ impl Rule {
     }
 
     fn allows(&self, asked: &Asked) -> bool {
-        let covers = |patterns: &[Pattern], range| patterns.iter().any(|it| it.covers(range));
+        let covers = |patterns: &[NamePattern], range| patterns.iter().any(|it| it.covers(range));
         match asked {
             Asked::Administrate => self.options.administrate,
             Asked::Campaign(name) => covers(&self.campaign, name),

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{
-    AccessOptions, AccessRuleOptions, AccessRules, Decision, Facts, KeyRange, Subject, Wanted,
-};
+use crate::base::KeyRange;
+
+use super::{AccessOptions, AccessRuleOptions, AccessRules, Decision, Facts, Subject, Wanted};
 
 fn subject(uid: u32, gids: &[u32], cgroup: Option<&str>) -> Subject {
     let facts = Facts::new(gids.iter().copied(), cgroup.map(str::to_owned));

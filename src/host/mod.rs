@@ -39,8 +39,8 @@ mod helper_command;
 mod host_tasks;
 mod identity;
 mod key_interest;
+mod named;
 mod ownership;
-mod pattern;
 mod proc_files;
 mod process;
 mod publish_rule;
@@ -72,7 +72,6 @@ pub use files_options::{
 };
 pub use handle::Host;
 pub use identity::{NoIdentity, ProcessIdentity};
-pub use pattern::KeyRange;
 pub use process::{Found, Process};
 pub use reload::{ReloadReport, ReloadRequest, ReloadRequests};
 pub use target::TargetError;

@@ -87,6 +87,7 @@ impl Replica {
         let applied = view.machine.apply(index, term, wall, &command);
         self.intake.applied(&command.request);
         if let Some(events) = &applied.events {
+            self.intake.keys_changed(events);
             view.history.push(events.clone());
             self.published.events.push(events.clone());
         }

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::reservations::{Origin, PREFIX, Reservations};
 use crate::base::{Instant, NodeId, ReadContext, RequestId, Sequence, limits};
-use crate::state::{Command, Holder, Operation, StateMachine, TxnOperation};
+use crate::state::{Command, Holder, Operation, RevisionEvents, StateMachine, TxnOperation};
 use crate::wire::{ForwardRefusal, ForwardedCommand, KeepaliveRequest, decode_command};
 
 /// What one leader has under way in its term.
@@ -23,6 +24,8 @@ pub(super) struct Intake {
     accepted_ids: Vec<(NodeId, Sequence, u32, RequestId)>,
     keepalives: Vec<Received>,
     asked: BTreeMap<ReadContext, Vec<Received>>,
+    /// As they were read from the state; nothing when they may have changed since.
+    reservations: Option<Reservations>,
 }
 
 /// A keepalive with who sent it and when it arrived.
@@ -45,27 +48,29 @@ impl Intake {
     /// Checks a forwarded command. Accepted ones wait to be appended.
     pub(super) fn offer(
         &mut self,
-        from: NodeId,
+        origin: Origin<'_>,
         forwarded: &ForwardedCommand,
         machine: &StateMachine,
         pressure: Pressure,
     ) -> Result<(), ForwardRefusal> {
         let command = decode_command(&forwarded.command).map_err(|_| ForwardRefusal::Malformed)?;
-        if command.request.node != from || command.request.sequence != forwarded.sequence {
+        if command.request.node != origin.node || command.request.sequence != forwarded.sequence {
             return Err(ForwardRefusal::Malformed);
         }
         if self.in_log.contains(&command.request) {
             return Ok(());
         }
-        Self::check(&command, machine, pressure)?;
+        self.check(origin, &command, machine, pressure)?;
         self.in_log.insert(command.request);
         self.accepted.push(forwarded.command.clone());
-        let id = (from, forwarded.sequence, forwarded.attempt, command.request);
+        let id = (origin.node, forwarded.sequence, forwarded.attempt, command.request);
         self.accepted_ids.push(id);
         Ok(())
     }
 
     fn check(
+        &mut self,
+        origin: Origin<'_>,
         command: &Command,
         machine: &StateMachine,
         pressure: Pressure,
@@ -82,6 +87,9 @@ impl Intake {
             // It changes nothing and repeats what was answered: a refusal would say of a write that
             // was applied that it was not.
             return Ok(());
+        }
+        if !self.reservations(machine).allow(origin, &command.operation, machine) {
+            return Err(ForwardRefusal::Forbidden);
         }
         if machine.history_bytes() >= pressure.store_bytes_max
             && grows_the_store(&command.operation)
@@ -100,6 +108,18 @@ impl Intake {
             return Err(ForwardRefusal::Overloaded);
         }
         Ok(())
+    }
+
+    /// The reservations in force.
+    pub(super) fn reservations(&mut self, machine: &StateMachine) -> &Reservations {
+        self.reservations.get_or_insert_with(|| Reservations::read(machine))
+    }
+
+    /// Keys have changed.
+    pub(super) fn keys_changed(&mut self, events: &RevisionEvents) {
+        if events.events.iter().any(|event| event.record.key.starts_with(PREFIX)) {
+            self.reservations = None;
+        }
     }
 
     /// Whether anything waits to be appended.

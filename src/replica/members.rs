@@ -163,7 +163,7 @@ impl Replica {
             }
             (ask.sent, ask.handed) = (Some(now), true);
             if leader == self.node {
-                let reply = self.take_order(now, &order);
+                let reply = self.take_order(now, self.node, &order);
                 self.order_replied(context, reply);
             } else {
                 let request = MembersRequest { context, order };
@@ -174,7 +174,7 @@ impl Replica {
 
     /// A peer's caller gives an order.
     pub(super) fn order_arrived(&mut self, now: Instant, from: NodeId, request: &MembersRequest) {
-        let reply = self.take_order(now, &request.order);
+        let reply = self.take_order(now, from, &request.order);
         let answer = MembersAnswer { context: request.context, reply };
         self.send(from, PeerMessage::MembersAnswer(answer));
     }
@@ -207,9 +207,12 @@ impl Replica {
         self.actions.push(Action::MembersReply { ticket, result });
     }
 
-    fn take_order(&mut self, now: Instant, order: &MembersOrder) -> MembersReply {
+    fn take_order(&mut self, now: Instant, from: NodeId, order: &MembersOrder) -> MembersReply {
         if self.raft.role() != Role::Leader {
             return MembersReply::Refused(MembersRefusal::NotLeader);
+        }
+        if !matches!(order, MembersOrder::Report) && !self.may_administrate(from) {
+            return MembersReply::Refused(MembersRefusal::Forbidden);
         }
         let taken = match order {
             MembersOrder::Cancel { base } => self.cancel_change(now, *base),

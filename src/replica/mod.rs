@@ -62,6 +62,9 @@ mod promises;
 mod reads;
 mod recover;
 mod requests;
+mod reservations;
+#[cfg(test)]
+mod reservations_test;
 mod retention;
 mod roster;
 mod routing;

@@ -219,13 +219,16 @@ impl Requests {
                 }
                 return None;
             }
+            ForwardRefusal::Forbidden => RequestError::Forbidden,
             ForwardRefusal::DiskFull => RequestError::Unavailable(UnavailableReason::DiskFull),
             ForwardRefusal::Malformed => RequestError::Unavailable(UnavailableReason::Malformed),
             ForwardRefusal::Overloaded => RequestError::Unavailable(UnavailableReason::Overloaded),
             ForwardRefusal::Quota => RequestError::QuotaExceeded,
         };
         pending.refusal = Some(error);
-        if pending.unrefused > 0 || pending.deadline.is_none() {
+        // What is forbidden stays so: the node itself needs it in vain.
+        let pursued = pending.deadline.is_none() && error != RequestError::Forbidden;
+        if pending.unrefused > 0 || pursued {
             // An earlier attempt may still be applied, or the node itself needs it: ask again
             // later.
             if is_latest {

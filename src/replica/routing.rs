@@ -9,6 +9,7 @@ use crate::raft::{ProposeError, Role};
 use crate::replica::core::{CAUGHT_UP, Leadership};
 use crate::replica::expiry::ExpiryTable;
 use crate::replica::intake::Pressure;
+use crate::replica::reservations::Origin;
 use crate::replica::{Action, Now, Replica, Ticket, View};
 use crate::state::{Bind, Operation, Outcome, Refusal};
 use crate::wire::{ForwardRefusal, ForwardedCommand, KeepaliveAnswer, PeerMessage, stamp_command};
@@ -120,6 +121,12 @@ impl Replica {
             self.refuse(from, all, ForwardRefusal::NotLeader);
             return;
         }
+        if from != self.node && !self.has_applied_own_term() && self.has_reservations() {
+            // Others may follow in the entries before this term: they hold from the first request.
+            let all = commands.iter().map(|c| (c.sequence, c.attempt)).collect();
+            self.refuse(from, all, ForwardRefusal::NotLeader);
+            return;
+        }
         let pressure = Pressure {
             disk_full: self.disk.refuses_writes(),
             log_full: self.raft.log_bytes() >= limits::LOG_BYTES_MAX,
@@ -128,8 +135,15 @@ impl Replica {
         let mut refused = Vec::new();
         {
             let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+            let membership = self.raft.membership();
+            let origin = Origin {
+                node: from,
+                name: membership.members().get(&from).map(|member| member.name.as_str()),
+                leads: from == self.node,
+                term: self.raft.term(),
+            };
             for command in commands {
-                if let Err(reason) = self.intake.offer(from, command, &view.machine, pressure) {
+                if let Err(reason) = self.intake.offer(origin, command, &view.machine, pressure) {
                     refused.push((reason, (command.sequence, command.attempt)));
                 }
             }
@@ -137,6 +151,19 @@ impl Replica {
         for (reason, attempt) in refused {
             self.refuse(from, vec![attempt], reason);
         }
+    }
+
+    /// Whether the cluster's reservations let a node administrate it.
+    pub(super) fn may_administrate(&mut self, node: NodeId) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let members = self.raft.membership().members();
+        let name = members.get(&node).map(|member| member.name.as_str());
+        self.intake.reservations(&view.machine).allow_administration(name)
+    }
+
+    fn has_reservations(&mut self) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        !self.intake.reservations(&view.machine).is_empty()
     }
 
     fn append_accepted(&mut self, now: Now) {

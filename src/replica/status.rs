@@ -100,6 +100,12 @@ pub struct MemberStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
+    /// Certainly not applied: the cluster's reservations do not let this node do it.
+    #[error(
+        "this node may not do that: the names, or administration, are reserved for other nodes \
+         (_access/); nothing was applied"
+    )]
+    Forbidden,
     /// Certainly not applied: no leader was found in time.
     #[error("the cluster has no leader that this node can reach; nothing was applied")]
     NoLeader,

@@ -62,6 +62,9 @@ pub struct ForwardedCommand {
 pub enum ForwardRefusal {
     /// The leader's disk is full.
     DiskFull,
+    /// The cluster's reservations do not let the sender do this. Only said where there are
+    /// reservations, which are made when all members know this word.
+    Forbidden,
     /// The bytes are no command that this program understands.
     Malformed,
     /// The receiver does not lead.

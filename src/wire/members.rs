@@ -113,6 +113,12 @@ pub enum MembersRefusal {
     /// The leader cannot begin it at this moment; the asking node tries again.
     #[error("the leader is busy with the last change")]
     Busy,
+    /// The cluster's reservations do not let the asking node administrate.
+    #[error(
+        "this node may not administrate the cluster: administration is reserved for others \
+         (_access/)"
+    )]
+    Forbidden,
     /// Whatever is wrong with it, this node's own programs do not send it.
     #[error("the leader does not understand this order: upgrade it")]
     Malformed,

@@ -192,7 +192,7 @@ struct RefusedProto {
 const QUORUM_LOST: u32 = 10;
 
 /// Every refusal without fields, with its code; `QUORUM_LOST` is the one with fields.
-const PLAIN: [(u32, MembersRefusal); 12] = [
+const PLAIN: [(u32, MembersRefusal); 13] = [
     (1, MembersRefusal::Busy),
     (2, MembersRefusal::Malformed),
     (3, MembersRefusal::Moved),
@@ -205,6 +205,7 @@ const PLAIN: [(u32, MembersRefusal); 12] = [
     (11, MembersRefusal::TooManyMembers),
     (12, MembersRefusal::TooManyVoters),
     (13, MembersRefusal::UnderWay),
+    (14, MembersRefusal::Forbidden),
 ];
 
 impl From<&MembersAnswer> for AnswerProto {

@@ -27,6 +27,7 @@ codes!(campaign_code, campaign_of, Campaign, "campaign", {
 codes!(room_code, room_of, DiskRoom, "room of a disk", { Enough = 1, Low = 2, Full = 3 });
 codes!(refusal_code, refusal_of, ForwardRefusal, "refusal of a forwarded request", {
     DiskFull = 1,
+    Forbidden = 6,
     Malformed = 2,
     NotLeader = 3,
     Overloaded = 4,

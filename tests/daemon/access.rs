@@ -371,3 +371,126 @@ fn the_command_line_explains() {
     let odd = r#"{"right":"write","name":"x","extra":1}"#;
     assert_eq!(ask(socket, line, &[], odd.as_bytes()).status, 400);
 }
+
+/// A reservation of names for nodes, as an administrator writes it.
+#[track_caller]
+fn reserve(socket: &Path, name: &str, content: &str) {
+    let reply = put(socket, &format!("/v1/kv/_access/{name}"), content);
+    assert!(matches!(reply.status, 200 | 201), "{}", reply.text());
+}
+
+#[track_caller]
+fn forbidden(socket: &Path, line: &str, body: &str) {
+    let problem = ask(socket, line, &[], body.as_bytes()).expect(403).json();
+    assert_eq!((&problem["code"], &problem["applied"]), (&json!("forbidden"), &json!("no")));
+    assert!(problem["detail"].as_str().unwrap().contains("reserved for other"), "{problem}");
+}
+
+/// The second line of defence: not the own daemon, which may be taken over, but the leader refuses.
+#[test]
+fn the_leader_refuses_what_is_reserved_for_other_nodes() {
+    let mut cluster = Cluster::start();
+    let learner = cluster.newcomer();
+    let address = cluster.nodes[learner].port.address;
+    let added = quorumctl(cluster.socket(0))
+        .args(["members", "add", &format!("n4={address}")])
+        .output()
+        .unwrap();
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    cluster.nodes[learner].until_ready();
+    let (one, four) = (cluster.nodes[0].socket.clone(), cluster.nodes[learner].socket.clone());
+    put(&four, "/v1/kv/app/x", "before").expect(201);
+    reserve(
+        &one,
+        "app",
+        r#"{"nodes": ["n1", "n2", "n3"], "write": ["app/**"], "lock": ["nightly"], "campaign": ["e"]}"#,
+    );
+    reserve(&one, "admin", r#"{"nodes": ["n1", "n2", "n3"], "administrate": true}"#);
+    // It is kept in one form, and everybody may read it.
+    let kept = get(&four, "/v1/kv/_access/admin").expect(200).text();
+    assert_eq!(kept, r#"{"nodes":["n1","n2","n3"],"administrate":true}"#);
+    let txn = r#"{"if": [{"key": "none", "field": "version", "op": "!=", "value": 0}],
+        "then": [{"put": {"key": "app/x", "value": "txn"}}]}"#;
+    let change = r#"{"voters": ["n1", "n2", "n3", "n4"]}"#;
+    let mut led = Vec::new();
+    for leader in ["n2", "n3", "n1"] {
+        let moved = format!(r#"{{"to": "{leader}"}}"#);
+        post(&one, "/v1/leader", &moved).expect(200);
+        for (line, body) in [
+            ("PUT /v1/kv/app/x", "mine"),
+            ("DELETE /v1/kv/app/x", ""),
+            ("DELETE /v1/kv?prefix=a", ""),
+            ("POST /v1/txn", txn),
+            ("POST /v1/locks/nightly", "{}"),
+            ("POST /v1/elections/e", r#"{"value": "x"}"#),
+            ("PUT /v1/kv/_access/mine", r#"{"nodes": ["n4"], "write": ["*"]}"#),
+            ("DELETE /v1/kv/_access/app", ""),
+            ("POST /v1/compact", r#"{"revision": 2}"#),
+        ] {
+            forbidden(&four, line, body);
+        }
+        let refused = ask(&four, "PUT /v1/members", &[], change.as_bytes()).expect(403).json();
+        assert_eq!((&refused["code"], &refused["applied"]), (&json!("forbidden"), &json!("no")));
+        // What nobody has reserved is for all.
+        put(&four, &format!("/v1/kv/else/{leader}"), "1").expect(201);
+        let value = format!("under {leader}");
+        for node in 0..3 {
+            put(cluster.socket(node), "/v1/kv/app/x", &value).expect(200);
+        }
+        assert_eq!(get(&four, "/v1/kv/app/x").expect(200).text(), value);
+        led.push(cluster.nodes[0].status().unwrap()["leader"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(led, ["n2", "n3", "n1"]);
+    // The lease under which a reserved lock is held is not ended by others either.
+    let lease = ask(&one, "POST /v1/leases", &[], br#"{"ttl":"1h"}"#).expect(201).json();
+    let lease = lease["lease"].as_str().unwrap().to_owned();
+    post(&one, "/v1/locks/nightly", &json!({ "lease": lease }).to_string()).expect(200);
+    forbidden(&four, &format!("DELETE /v1/leases/{lease}"), "");
+    ask(cluster.socket(1), &format!("DELETE /v1/leases/{lease}"), &[], b"").expect(200);
+    // A crash of the leader changes nothing of it.
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    cluster.nodes[learner].until_served();
+    forbidden(&four, "PUT /v1/kv/app/x?timeout=20s", "mine");
+    cluster.run_again(leader);
+    // Taken back, the names are for all.
+    ask(&one, "DELETE /v1/kv/_access/app", &[], b"").expect(200);
+    put(&four, "/v1/kv/app/x", "mine").expect(200);
+}
+
+#[test]
+fn a_reservation_is_checked_before_it_is_kept() {
+    let options = Options { size: Some(1), ..Options::default() };
+    let cluster = Cluster::with(&options);
+    let socket = cluster.socket(0);
+    for (name, content, status) in [
+        ("a", "", 400),
+        ("a", "[]", 400),
+        ("a", r#"{"nodes": ["n1"]}"#, 400),
+        ("a", r#"{"write": ["a"]}"#, 400),
+        ("a", r#"{"nodes": [], "write": ["a"]}"#, 400),
+        ("a", r#"{"nodes": ["n1"], "write": ["a"], "read": ["a"]}"#, 400),
+        ("a", r#"{"nodes": ["n*1"], "write": ["a"]}"#, 400),
+        ("a", r#"{"nodes": ["n1"], "write": [""]}"#, 400),
+        ("a", r#"{"nodes": ["n1"], "write": ["a\nb"]}"#, 400),
+        ("a", r#"{"nodes": ["other"], "administrate": true}"#, 412),
+        ("a/b", r#"{"nodes": ["n1"], "write": ["a"]}"#, 400),
+        ("", r#"{"nodes": ["n1"], "write": ["a"]}"#, 400),
+        ("a?lease=1f", r#"{"nodes": ["n1"], "write": ["a"]}"#, 400),
+        ("a", r#"{"nodes": ["n*", "\"\\é"], "write": ["a\"", "b*"]}"#, 201),
+    ] {
+        let reply = put(socket, &format!("/v1/kv/_access/{name}"), content);
+        assert_eq!(reply.status, status, "{name} {content}: {}", reply.text());
+    }
+    let txn = r#"{"then": [{"put": {"key": "_access/a", "value": "x"}}]}"#;
+    assert_eq!(post(socket, "/v1/txn", txn).expect(403).code(), "forbidden");
+    let wide = ask(socket, "DELETE /v1/kv?prefix=_access/", &[], b"");
+    assert_eq!(wide.expect(403).code(), "forbidden");
+    // What was kept is what the leader reads: another node's names would be refused.
+    put(socket, "/v1/kv/b1", "1").expect(201);
+    put(socket, "/v1/kv/_access/a", r#"{"nodes": ["x"], "write": ["b*", "\"\\"]}"#).expect(200);
+    forbidden(socket, "PUT /v1/kv/b1", "2");
+    forbidden(socket, "PUT /v1/kv/%22%5C", "2");
+    ask(socket, "DELETE /v1/kv/_access/a", &[], b"").expect(200);
+    put(socket, "/v1/kv/b1", "2").expect(200);
+}

@@ -70,6 +70,26 @@ pub struct AccessSubject {
     pub unit: Option<String>,
 }
 
+/// What a key under `_access/` holds: names that are reserved for nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    /// Patterns of names of nodes.
+    pub nodes: Vec<String>,
+    /// Patterns of keys that only these nodes may write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write: Vec<String>,
+    /// Patterns of locks that only these nodes may take and release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lock: Vec<String>,
+    /// Patterns of elections in which only these nodes may take part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub campaign: Vec<String>,
+    /// Whether only these nodes, and those of other such reservations, may administrate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub administrate: bool,
+}
+
 /// `GET /v1/access`: the rules in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessAnswer {

@@ -23,7 +23,8 @@ mod watch;
 mod types_test;
 
 pub use access::{
-    AccessAnswer, AccessCheckAnswer, AccessCheckRequest, AccessRight, AccessRuleView, AccessSubject,
+    AccessAnswer, AccessCheckAnswer, AccessCheckRequest, AccessRight, AccessRuleView,
+    AccessSubject, Reservation,
 };
 pub use barrier::{
     BarrierMessage, BarrierRequest, BarrierView, BarriersAnswer, LeftAnswer, ReadyAnswer,

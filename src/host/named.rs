@@ -1,50 +1,10 @@
-//! Which names a pattern of the access rules means, and which names a key stands for.
+//! Which names keys stand for: rights are given for names.
 //!
-//! Who is granted which patterns is decided in `access.rs`.
+//! Who is granted which names is decided in `access.rs`.
 
 use bytes::Bytes;
 
-/// Names, by the rule of access: bytes, compared as they are. A pattern that ends with `*` means
-/// every name that begins with what stands before it, the empty rest included; several `*` at the
-/// end are the same as one. Any other pattern means exactly one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern {
-    stem: Bytes,
-    open: bool,
-}
-
-impl Pattern {
-    /// Why a text is no pattern, if it is none.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        let stem = text.trim_end_matches('*');
-        if text.is_empty() {
-            return Err("an empty pattern means no name: \"*\" means all of them");
-        }
-        if stem.contains('*') {
-            return Err("a `*` stands at the end of a pattern only");
-        }
-        let open = stem.len() < text.len();
-        Ok(Self { stem: Bytes::copy_from_slice(stem.as_bytes()), open })
-    }
-
-    /// Whether all of a range lies within it.
-    pub(super) fn covers(&self, range: &KeyRange) -> bool {
-        match range {
-            KeyRange::Key(name) if self.open => name.starts_with(&self.stem),
-            KeyRange::Key(name) => *name == self.stem,
-            KeyRange::Prefix(prefix) => self.open && prefix.starts_with(&self.stem),
-        }
-    }
-}
-
-/// One name, or all names with a prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyRange {
-    /// This one.
-    Key(Bytes),
-    /// All that begin so. The empty prefix is every key outside of the reserved namespace.
-    Prefix(Bytes),
-}
+use crate::base::KeyRange;
 
 /// What keys stand for, found out once: rights are given for names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +82,8 @@ fn decoded(text: &[u8], may_be_cut: bool) -> Option<Bytes> {
 mod tests {
     use bytes::Bytes;
 
-    use super::{KeyRange, Named, Pattern};
+    use super::Named;
+    use crate::base::KeyRange;
     use crate::state::{QueueKind, QueueName, queue_prefix};
 
     fn key(text: &'static str) -> KeyRange {
@@ -131,27 +92,6 @@ mod tests {
 
     fn prefix(text: &'static str) -> KeyRange {
         KeyRange::Prefix(Bytes::from_static(text.as_bytes()))
-    }
-
-    #[test]
-    fn a_pattern_means_one_name_or_all_that_begin_so() {
-        for (pattern, covered, not_covered) in [
-            ("a", vec![key("a")], vec![key("a/"), key("b"), key(""), prefix("a"), prefix("")]),
-            (
-                "app/*",
-                vec![key("app/"), key("app/x/y"), prefix("app/"), prefix("app/x")],
-                vec![key("app"), key("apq"), prefix("app"), prefix("")],
-            ),
-            ("app/**", vec![key("app/x"), prefix("app/")], vec![key("app"), prefix("ap")]),
-            ("*", vec![key("x"), key(""), prefix("")], vec![]),
-        ] {
-            let parsed = Pattern::parse(pattern).unwrap();
-            assert!(covered.iter().all(|range| parsed.covers(range)), "{pattern}");
-            assert!(!not_covered.iter().any(|range| parsed.covers(range)), "{pattern}");
-        }
-        for wrong in ["", "*a", "a*b", "a*b*", "**x"] {
-            assert!(Pattern::parse(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]
