@@ -403,7 +403,8 @@ fn the_leader_refuses_what_is_reserved_for_other_nodes() {
     reserve(
         &one,
         "app",
-        r#"{"nodes": ["n1", "n2", "n3"], "write": ["app/**"], "lock": ["nightly"], "campaign": ["e"]}"#,
+        r#"{"nodes": ["n1", "n2", "n3"], "write": ["app/**"],
+            "lock": ["nightly"], "campaign": ["e"]}"#,
     );
     reserve(&one, "admin", r#"{"nodes": ["n1", "n2", "n3"], "administrate": true}"#);
     // It is kept in one form, and everybody may read it.
