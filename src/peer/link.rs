@@ -99,8 +99,11 @@ pub(super) async fn send(
                 let whole = matches!(closed, Ok(Ok(())));
                 return Ended::Renewed { next: Box::new(next), whole };
             }
-            // Judged, and over: what is written from now on overtakes nothing.
-            Ok(Err(error @ (PeerError::Fault(_) | PeerError::Refused(_)))) => renewal.failed(error),
+            // Judged and over, or never read, because the handshake failed: what is written from
+            // now on overtakes nothing.
+            Ok(Err(
+                error @ (PeerError::Alert(_) | PeerError::Fault(_) | PeerError::Refused(_)),
+            )) => renewal.failed(error),
             // The hello may yet be judged.
             Ok(Err(error)) => return Ended::Lost(error),
             Err(_) => return Ended::Lost(PeerError::TimedOut),
