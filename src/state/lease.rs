@@ -278,8 +278,10 @@ impl StateMachine {
     }
 
     /// `Operation::BindLease`.
-    pub(super) fn bind(&mut self, id: LeaseId, process: &str) -> Outcome {
-        if self.leases.find(id).is_none_or(|lease| lease.bind != Bind::Process) {
+    pub(super) fn bind(&mut self, request: RequestId, id: LeaseId, process: &str) -> Outcome {
+        // Only the node that watches the process can say which one it is.
+        let is_of_node = |lease: &Lease| lease.bind == Bind::Process && lease.node == request.node;
+        if !self.leases.find(id).is_some_and(is_of_node) {
             return Refusal::LeaseNotFound { lease: id }.into();
         }
         self.change_lease(id, |lease| lease.process = Some(process.to_owned()));

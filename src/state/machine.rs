@@ -147,7 +147,7 @@ impl StateMachine {
         match &command.operation {
             Operation::Acquire(acquire) => self.acquire(request, acquire, effects),
             Operation::AdoptLeases { leases } => self.adopt(request, leases, effects),
-            Operation::BindLease { lease, process } => self.bind(*lease, process),
+            Operation::BindLease { lease, process } => self.bind(request, *lease, process),
             Operation::Compact { revision } => self.compact(*revision, effects),
             Operation::Delete { selection, condition } => {
                 self.delete(selection, *condition, effects)

@@ -158,7 +158,9 @@ impl Model {
             Operation::NodeBooted => self.node_booted(request),
             Operation::AdoptLeases { leases } => self.adopt(request, leases),
             Operation::BindLease { lease, process } => {
-                let found = self.leases.get_mut(lease).filter(|it| it.bind == Bind::Process);
+                let is_of_node =
+                    |it: &&mut Lease| it.bind == Bind::Process && it.node == request.node;
+                let found = self.leases.get_mut(lease).filter(is_of_node);
                 let found = found.ok_or(Refusal::LeaseNotFound { lease: *lease })?;
                 found.process = Some(process.clone());
                 Outcome::Done { revision: self.revision() }
