@@ -349,8 +349,7 @@ impl From<(Refusal, Vec<Place>)> for Fault {
             Refusal::NotHeld => Self::token_not_held(),
             Refusal::PreconditionFailed { mod_revision } => Self::precondition_failed(mod_revision),
             Refusal::OtherMode { token } => Self::conflict(format!(
-                "this lease stands in this lock in the other mode, with token {token}: release \
-                 that first"
+                "this lease stands in this lock in the other mode: release its token {token} first"
             )),
             Refusal::SlotsDiffer { slots } => Self::conflict(format!(
                 "all callers of one lock name the same number of slots, and of one barrier the \

@@ -22,7 +22,8 @@ use crate::base::Revision;
 use crate::enroll::enrolment::EnrollOptions;
 use crate::enroll::keyring::Keyring;
 use crate::enroll::records::{
-    AUTHORITY, JOINS, JoinRecord, NODES, NodeRecord, Phase, ROTATION, RotationRecord, SignerRecord,
+    AUTHORITY, JOINS, JoinRecord, NODES, NodeRecord, Phase, ROTATION, RotationRecord, SIGNERS,
+    SignerRecord,
 };
 use crate::enroll::store::{Change, Found, find, freshen, list};
 use crate::enroll::{EnrollError, renew};
@@ -108,8 +109,12 @@ async fn read(path: &Path) -> Result<String, String> {
     read.map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
-/// Keeps `_ca/nodes/<name>` true.
+/// Keeps `_ca/nodes/<name>` true, in a cluster that has an authority of its own: where certificates
+/// come from elsewhere nobody reads it, and only callers make revisions.
 async fn report(node: &Node) -> Result<(), String> {
+    if list::<SignerRecord>(node, SIGNERS).is_empty() {
+        return Ok(());
+    }
     let credentials = node.tls().credentials();
     let ends = credentials.not_after().duration_since(UNIX_EPOCH).unwrap_or_default();
     let record = NodeRecord {

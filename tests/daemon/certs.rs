@@ -298,6 +298,9 @@ fn settings_are_reloaded_by_signal_by_command_and_by_the_file_and_all_or_nothing
 fn what_ends_soon_is_told_by_check_status_metrics_and_log() {
     let mut cluster = Cluster::prepare(&Options { size: Some(1), ..Options::default() });
     let home = cluster.nodes[0].home.clone();
+    let issued = cluster.authority.issue("n1", Validity::from_now(DAY)).unwrap();
+    replace(&home.join("node.crt"), &issued.certificate_pem);
+    replace(&home.join("node.key"), &issued.key_pem);
     let check = || {
         let output = quorumd().args(["check", "--config"]).arg(home.join("quorumd.yaml")).output();
         String::from_utf8(output.unwrap().stdout).unwrap()

@@ -392,6 +392,10 @@ fn a_member_without_the_key_names_one_that_has_it_and_a_host_is_replaced() {
     let output = hosts.join(fourth, &aimed(&token, &through), &[]);
     assert!(output.status.success(), "{}", said(&output));
     // A name that a member has needs a token that says so.
+    wait_until("the host is a member and no longer joining", || {
+        let joins = get(&hosts.nodes[0].socket, "/v1/kv?prefix=_joins/web3").expect(200).json();
+        (joins["count"] == 0).then_some(())
+    });
     hosts.nodes[three].kill();
     fs::remove_dir_all(&hosts.nodes[three].data).unwrap();
     fs::remove_dir_all(hosts.nodes[three].home.join("etc")).unwrap();

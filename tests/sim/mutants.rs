@@ -20,7 +20,7 @@ const AIMED: &[(Mutation, Lean)] = &[
     (Mutation::HeartbeatCommitsUnmatched, Lean::Elections),
     (Mutation::PromiseFromAnswer, Lean::Leases),
     (Mutation::ReadBeforeOpening, Lean::Elections),
-    (Mutation::SharedOvertakes, Lean::Nothing),
+    (Mutation::SharedOvertakes, Lean::Leases),
     (Mutation::ChangeBeforeOwnCommit, Lean::Members),
     (Mutation::ChangeOverUncommitted, Lean::Members),
     (Mutation::InstallKeepsLog, Lean::Members),

@@ -128,7 +128,7 @@ impl Workload {
             pending: BTreeMap::new(),
             over: false,
             keys: rng.between(1, 5),
-            locks: if lean == Lean::Leases { 1 } else { rng.between(1, 5) },
+            locks: if lean == Lean::Leases { rng.between(1, 2) } else { rng.between(1, 5) },
             think_max: rng.between(10_000, if lean == Lean::Elections { 20_000 } else { longest }),
             numbered: 0,
             rng: rng.fork(),
