@@ -345,3 +345,30 @@ fn a_full_or_read_only_disk_keeps_the_last_good_file() {
     cluster.nodes[0].stop();
     drop(disk);
 }
+
+/// A store that was put back to an older state without saying so does not put the file back.
+#[test]
+fn a_file_is_never_made_of_an_older_state_than_before() {
+    let mut cluster = start(1, ONE);
+    cluster.nodes[0].put("app/one", "new").expect(201);
+    until_state(&cluster.nodes[0], "one", "current");
+    cluster.nodes[0].stop();
+    let memory = cluster.nodes[0].data.join("files/one.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&memory).unwrap()).unwrap();
+    record["revision"] = 1_000_000.into();
+    fs::write(&memory, record.to_string()).unwrap();
+    cluster.run_again(0);
+    let node = &cluster.nodes[0];
+    node.put("app/one", "old").expect(200);
+    wait_until("it is told why", || {
+        let status = file_status(node, "one").filter(|status| status["state"] == "stale")?;
+        status["reason"].as_str()?.contains("is older than").then_some(())
+    });
+    assert_eq!(fs::read_to_string(out(node, "one")).unwrap(), "new");
+    // Of another cluster it says nothing.
+    record["cluster"] = "0000000000000000".into();
+    fs::write(&memory, record.to_string()).unwrap();
+    cluster.nodes[0].stop();
+    cluster.run_again(0);
+    until_file(&cluster.nodes[0], "one", "old");
+}
