@@ -6,7 +6,8 @@
 //!    public half under `_tokens/<id>`, with its end, its role, and the name it is for.
 //! 2. The host dials a member on the peer port, which shows a certificate of the authority that the
 //!    token pins; it sends a request for a certificate, and proves that it knows the secret.
-//! 3. A voter that holds the authority's key (a *signer*; `_ca/signers/<name>`) decides (`desk.rs`).
+//! 3. A voter that holds the authority's key (a *signer*; `_ca/signers/<name>`) decides
+//!    (`desk.rs`).
 //!    One transaction marks the token as used and writes `_joins/<name>`: of two members that are
 //!    asked at the same time, one wins. Only then is the certificate signed. An answer that was
 //!    lost is given again to the same key, for as long as the token would have been good.
