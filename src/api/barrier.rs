@@ -27,9 +27,9 @@ use super::bound::Owned;
 use super::context::{Ask, Context, place};
 use super::kv::{another_request, duration};
 use super::lease::{ENDED, HEADROOM, UNCONFIRMED, check_info};
-use super::lock::names;
+use super::lock::{names, read_one};
 use super::params;
-use super::permit::{Claimant, read_queue, use_queue};
+use super::permit::{Claimant, use_queue};
 use super::place::{Entered, Manner, Seen, Waiting, Want, enter, exited, until};
 use super::problem::Fault;
 use super::stream::{Body, Emit, Framing};
@@ -89,30 +89,18 @@ fn count(wanted: u32) -> Result<u32, Fault> {
 
 /// `GET /v1/barriers/{name}`
 pub(super) async fn get(context: &Context, ask: Ask, name: Bytes) -> Result<Response<Body>, Fault> {
-    check_name(&name)?;
-    params::refuse_conditions(&ask.parts.headers)?;
-    let params = ask.params(&["consistency", "min_revision"])?;
-    let queue = QueueName { kind: QueueKind::Barrier, name };
-    context.permit(&ask.subject, vec![read_queue(&queue)])?;
-    context.fresh(params.consistency()?, params.timeout()?).await?;
-    let status = context.node.status();
-    let (answer, seen) = {
-        let view = context.node.view();
-        (barrier_view(&view, &status, &queue), Stamp::of(&view))
-    };
-    Ok(json(StatusCode::OK, &answer, seen))
+    let queue = read_one(context, ask, QueueKind::Barrier, name).await?;
+    Ok(context.shown(|view, status| barrier_view(view, status, &queue)))
 }
 
 /// `GET /v1/barriers`
 pub(super) async fn list(context: &Context, ask: Ask) -> Result<Response<Body>, Fault> {
     let (names, more) = names(context, ask, QueueKind::Barrier).await?;
-    let status = context.node.status();
-    let view = context.node.view();
-    let seen = Stamp::of(&view);
-    let barriers = names.iter().map(|name| barrier_view(&view, &status, name)).collect();
-    drop(view);
-    let answer = BarriersAnswer { barriers, more, revision: seen.revision.get() };
-    Ok(json(StatusCode::OK, &answer, seen))
+    Ok(context.shown(|view, status| BarriersAnswer {
+        barriers: names.iter().map(|name| barrier_view(view, status, name)).collect(),
+        more,
+        revision: view.machine.revision().get(),
+    }))
 }
 
 fn barrier_view(view: &View, status: &NodeStatus, name: &QueueName) -> BarrierView {

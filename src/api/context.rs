@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::request::Parts;
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
+use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::base::{NodeId, Span, limits};
@@ -18,10 +20,11 @@ use crate::node::{Node, NodeStatus};
 use crate::replica::View;
 use crate::state::{Mode, Outcome, QueueEntry, QueueKind};
 
-use super::answer::Stamp;
+use super::answer::{Stamp, json};
 use super::bound::Bound;
 use super::params::{Freshness, Params};
 use super::problem::Fault;
+use super::stream::Body;
 use crate::api::types::{HexId, Mode as ModeView, Place};
 
 /// Limits of the local API. Each answers with 413 or 429 when it is met.
@@ -144,6 +147,19 @@ impl Context {
     /// The state as it stands here, for answers that reflect a write of `revision`.
     pub(super) fn stamp(&self, outcome_revision: crate::base::Revision) -> Stamp {
         Stamp { revision: outcome_revision, epoch: self.node.view().machine.epoch() }
+    }
+
+    /// A JSON answer that `look` makes of the state as it stands now. `look` must not wait.
+    pub(super) fn shown<T: Serialize>(
+        &self,
+        look: impl FnOnce(&View, &NodeStatus) -> T,
+    ) -> Response<Body> {
+        let status = self.node.status();
+        let (answer, seen) = {
+            let view = self.node.view();
+            (look(&view, &status), Stamp::of(&view))
+        };
+        json(StatusCode::OK, &answer, seen)
     }
 
     /// Turns a refusal into its problem; any other outcome passes.

@@ -104,24 +104,17 @@ pub(super) async fn get(
     if watch {
         return stream(context, queue, framing, permit);
     }
-    let status = context.node.status();
-    let (answer, seen) = {
-        let view = context.node.view();
-        (election_view(&view, &status, &queue), Stamp::of(&view))
-    };
-    Ok(json(StatusCode::OK, &answer, seen))
+    Ok(context.shown(|view, status| election_view(view, status, &queue)))
 }
 
 /// `GET /v1/elections`
 pub(super) async fn list(context: &Context, ask: Ask) -> Result<Response<Body>, Fault> {
     let (names, more) = names(context, ask, QueueKind::Election).await?;
-    let status = context.node.status();
-    let view = context.node.view();
-    let seen = Stamp::of(&view);
-    let elections = names.iter().map(|name| election_view(&view, &status, name)).collect();
-    drop(view);
-    let answer = ElectionsAnswer { elections, more, revision: seen.revision.get() };
-    Ok(json(StatusCode::OK, &answer, seen))
+    Ok(context.shown(|view, status| ElectionsAnswer {
+        elections: names.iter().map(|name| election_view(view, status, name)).collect(),
+        more,
+        revision: view.machine.revision().get(),
+    }))
 }
 
 fn election_view(view: &View, status: &NodeStatus, name: &QueueName) -> ElectionView {

@@ -11,7 +11,7 @@ use crate::node::NodeStatus;
 use crate::replica::View;
 use crate::state::{Mode, Operation, Outcome, QueueKind, QueueName, QueueView};
 
-use super::answer::{Stamp, json};
+use super::answer::json;
 use super::body;
 use super::context::{Ask, Context, place};
 use super::kv::{another_request, limit};
@@ -66,18 +66,8 @@ fn mode(wanted: Option<ModeView>) -> Mode {
 
 /// `GET /v1/locks/{name}`
 pub(super) async fn get(context: &Context, ask: Ask, name: Bytes) -> Result<Response<Body>, Fault> {
-    check_name(&name)?;
-    params::refuse_conditions(&ask.parts.headers)?;
-    let params = ask.params(&["consistency", "min_revision"])?;
-    let queue = QueueName { kind: QueueKind::Lock, name };
-    context.permit(&ask.subject, vec![read_queue(&queue)])?;
-    context.fresh(params.consistency()?, params.timeout()?).await?;
-    let status = context.node.status();
-    let (answer, seen) = {
-        let view = context.node.view();
-        (lock_view(&view, &status, &queue), Stamp::of(&view))
-    };
-    Ok(json(StatusCode::OK, &answer, seen))
+    let queue = read_one(context, ask, QueueKind::Lock, name).await?;
+    Ok(context.shown(|view, status| lock_view(view, status, &queue)))
 }
 
 fn lock_view(view: &View, status: &NodeStatus, name: &QueueName) -> LockView {
@@ -102,13 +92,27 @@ fn lock_view(view: &View, status: &NodeStatus, name: &QueueName) -> LockView {
 /// `GET /v1/locks`
 pub(super) async fn list(context: &Context, ask: Ask) -> Result<Response<Body>, Fault> {
     let (names, more) = names(context, ask, QueueKind::Lock).await?;
-    let status = context.node.status();
-    let view = context.node.view();
-    let seen = Stamp::of(&view);
-    let locks = names.iter().map(|name| lock_view(&view, &status, name)).collect();
-    drop(view);
-    let answer = LocksAnswer { locks, more, revision: seen.revision.get() };
-    Ok(json(StatusCode::OK, &answer, seen))
+    Ok(context.shown(|view, status| LocksAnswer {
+        locks: names.iter().map(|name| lock_view(view, status, name)).collect(),
+        more,
+        revision: view.machine.revision().get(),
+    }))
+}
+
+/// The queue that a read names, once it may be read and the state is as fresh as is asked for.
+pub(super) async fn read_one(
+    context: &Context,
+    ask: Ask,
+    kind: QueueKind,
+    name: Bytes,
+) -> Result<QueueName, Fault> {
+    check_name(&name)?;
+    params::refuse_conditions(&ask.parts.headers)?;
+    let params = ask.params(&["consistency", "min_revision"])?;
+    let queue = QueueName { kind, name };
+    context.permit(&ask.subject, vec![read_queue(&queue)])?;
+    context.fresh(params.consistency()?, params.timeout()?).await?;
+    Ok(queue)
 }
 
 /// The names of a page of queues, and whether more follow.

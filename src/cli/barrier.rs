@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::command::{Session, duration};
 use super::exit::{CANNOT_RUN, COMMAND_NOT_FOUND, DONE, Failure};
-use super::output::{Output, bytes_of, place_line, say, shown};
+use super::output::{bytes_of, place_line, say, shown};
 use crate::client::{Attendance, BarrierOptions, BarrierView, WriteOptions};
 
 #[derive(Args, Debug)]
@@ -132,10 +132,7 @@ fn become_it(
 
 async fn list(session: &Session) -> Result<u8, Failure> {
     let answer = session.client.barriers().await?;
-    let pages: Vec<String> = answer.barriers.iter().map(page).collect();
-    if session.output == Output::Json || !pages.is_empty() {
-        session.output.print(&answer, pages.join("\n"))?;
-    }
+    session.output.print_pages(&answer, answer.barriers.iter().map(page))?;
     Ok(DONE)
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use super::command::{Session, duration};
 use super::exit::{DONE, Failure};
 use super::hold::{Prize, wait_and_hold};
-use super::output::{Output, bytes_of, place_line, say, shown};
+use super::output::{bytes_of, place_line, say, shown};
 use super::running::Running;
 use super::unit::{UnitOptions, lease_request};
 use super::unit_lease;
@@ -92,10 +92,7 @@ impl Elect {
 
 async fn list(session: &Session) -> Result<u8, Failure> {
     let answer = session.client.elections().await?;
-    let pages: Vec<String> = answer.elections.iter().map(page).collect();
-    if session.output == Output::Json || !pages.is_empty() {
-        session.output.print(&answer, pages.join("\n"))?;
-    }
+    session.output.print_pages(&answer, answer.elections.iter().map(page))?;
     Ok(DONE)
 }
 

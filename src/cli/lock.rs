@@ -80,10 +80,7 @@ impl Lock {
 
 async fn list(session: &Session) -> Result<u8, Failure> {
     let answer = session.client.locks().await?;
-    let pages: Vec<String> = answer.locks.iter().map(page).collect();
-    if session.output == super::output::Output::Json || !pages.is_empty() {
-        session.output.print(&answer, pages.join("\n"))?;
-    }
+    session.output.print_pages(&answer, answer.locks.iter().map(page))?;
     Ok(DONE)
 }
 

@@ -29,6 +29,19 @@ impl Output {
             Self::Text => print_line(text.as_ref()),
         }
     }
+
+    /// Prints `answer` as JSON, or the pages one below the other: nothing when there is none.
+    pub(super) fn print_pages(
+        self,
+        answer: &impl Serialize,
+        pages: impl Iterator<Item = String>,
+    ) -> io::Result<()> {
+        let pages: Vec<String> = pages.collect();
+        match self {
+            Self::Text if pages.is_empty() => Ok(()),
+            _ => self.print(answer, pages.join("\n")),
+        }
+    }
 }
 
 fn print_line(line: &str) -> io::Result<()> {

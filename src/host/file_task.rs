@@ -131,17 +131,11 @@ impl FileTask {
                 Err(Trouble::Waits(_)) | Ok(_) => LOOK_AGAIN,
             };
             self.tell(result);
-            let node = self.node.clone();
-            let turned = async {
-                while standing::obstacle(&node) == obstacle {
-                    status.changed().await;
-                }
-            };
             tokio::select! {
                 () = self.stop.requested() => return,
                 () = interest.changed() => retry = RETRY_MIN,
                 () = template.changed() => retry = RETRY_MIN,
-                () = turned => retry = RETRY_MIN,
+                () = standing::changed(&self.node, &obstacle, &mut status) => retry = RETRY_MIN,
                 () = sleep(pause) => retry = (retry * 2).min(RETRY_MAX),
             }
             let least = Duration::from_micros(self.entry.min_interval.as_micros());

@@ -179,17 +179,11 @@ impl Publisher {
                 }
             };
             self.tell(result);
-            let node = self.node.clone();
-            let turned = async {
-                while standing::obstacle(&node) == obstacle {
-                    status.changed().await;
-                }
-            };
             tokio::select! {
                 () = stop.requested() => return,
                 () = interest.changed() => {}
                 () = changed(&mut watch) => {}
-                () = turned => {}
+                () = standing::changed(&self.node, &obstacle, &mut status) => {}
                 () = sleep(pause) => {}
             }
             tokio::select! {
